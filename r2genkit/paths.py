@@ -42,14 +42,20 @@ def runs_dir() -> Path:
     return _folder("R2GENKIT_RUNS", project_root() / "runs")
 
 
-def results_dir() -> Path:
+def _outputs(variable: str, profile: str, committed: str) -> Path:
+    # A smoke run proves that everything works; its numbers must never replace reported ones.
+    default = project_root() / committed if profile != "smoke" else runs_dir() / "smoke" / committed
+    return _folder(variable, default)
+
+
+def results_dir(profile: str = "lab") -> Path:
     """Result rows (JSON lines), the only source of tables and figures."""
-    return _folder("R2GENKIT_RESULTS", project_root() / "data/results")
+    return _outputs("R2GENKIT_RESULTS", profile, "data/results")
 
 
-def figures_dir() -> Path:
+def figures_dir(profile: str = "lab") -> Path:
     """Figures written by notebooks and tables."""
-    return _folder("R2GENKIT_FIGURES", project_root() / "figures")
+    return _outputs("R2GENKIT_FIGURES", profile, "figures")
 
 
 def published_csv() -> Path:

@@ -1,0 +1,277 @@
+"""Recipes: one YAML file per result row, validated, with overrides per profile.
+
+A recipe says everything that decides a number: corpus, split, text, encoder, tags, model,
+training, decoding, scoring. Its ``profiles`` block holds what changes with the budget ("smoke",
+"lab", "paper"); which data is used is independent of the profile. Unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from r2genkit.decoding import DecodingConfig
+from r2genkit.errors import KitError
+from r2genkit.paths import PACKAGE
+from r2genkit.study import Section
+from r2genkit.training import TrainingConfig
+
+Profile = Literal["smoke", "lab", "paper"]
+PROFILES: tuple[str, ...] = ("smoke", "lab", "paper")
+RECIPES = PACKAGE / "recipes"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Strict):
+    """Which studies, and how they are divided.
+
+    ``split="auto"`` takes the protocol that belongs to the corpus (see ``PROTOCOL_OF``); the
+    limits keep the first studies of a seeded shuffle of each part, None keeps all.
+    """
+
+    corpus: str = "phantom"
+    split: Literal["auto", "grouped", "r2gen", "kit2018", "course2025"] = "auto"
+    split_seed: int = 0
+    section: Section = "findings"
+    min_words: int = Field(4, ge=0, description="shorter target reports are left out")
+    limit_train: int | None = Field(None, ge=1)
+    limit_validation: int | None = Field(None, ge=1)
+    limit_test: int | None = Field(None, ge=1)
+
+
+class TextConfig(_Strict):
+    """Cleaning, vocabulary, and what references are scored against.
+
+    ``references="truncated"`` scores against what the vocabulary can say (rare words replaced by
+    ``<unk>``, cut at ``max_length``), as the released R2Gen trainers do; "full" scores against the
+    whole cleaned report.
+    """
+
+    compat: Literal["auto", "default", "r2gen", "r2gen_mimic", "kit2018"] = "auto"
+    min_count: int = Field(3, ge=1)
+    max_length: int = Field(60, ge=4, description="tokens incl. begin and end mark")
+    references: Literal["auto", "full", "truncated"] = "auto"
+
+
+class EncoderConfig(_Strict):
+    """Image encoder: its features are cached when frozen, computed in the loop when trained."""
+
+    name: str = "efficientnet_lite0"
+    weights: str = "default"
+    image_size: int = Field(224, ge=32)
+    trainable: bool = False
+    pca: int | None = Field(None, ge=1, description="keep this many principal components")
+    augment: Literal["none", "r2gen"] = "none"
+
+
+class TagsConfig(_Strict):
+    """Finding classifier whose probabilities the decoder is given at every step."""
+
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(32, ge=1)
+    lr: float = Field(1e-3, gt=0)
+    width: int = Field(256, ge=1)
+    dropout: float = Field(0.2, ge=0, lt=1)
+    crossfit: int = Field(0, ge=0, description="folds for the tags of training studies; 0 = none")
+
+
+class SamplingConfig(_Strict):
+    """How training studies are drawn and which tokens count more (0 or 1 = plain)."""
+
+    batch_size: int = Field(16, ge=1)
+    balance_cap: float = Field(0.0, ge=0, description="cap of sqrt(N / n_rarest finding); 0 = off")
+    duplicate_power: float = Field(0.0, ge=0, le=1, description="weight / count^power")
+    positive_weight: float = Field(1.0, gt=0, description="loss weight of positive sentences")
+
+
+class ModelConfig(_Strict):
+    """Model name in ``r2genkit.models`` and its own settings (validated there)."""
+
+    name: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class BaselineConfig(_Strict):
+    """Trivial baseline: name in ``r2genkit.metrics.baselines`` and its settings."""
+
+    name: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class ScoringConfig(_Strict):
+    """What is computed of the test hypotheses."""
+
+    bootstrap: int = Field(1000, ge=0, description="resamples of the studies; 0 = no intervals")
+    meteor: bool = True
+    swap: bool = Field(True, description="decode each test report from another study's images too")
+
+
+class Recipe(_Strict):
+    """One result row: what it is, and everything that decides its numbers."""
+
+    run: str = Field(pattern=r"^\d\d_[a-z0-9_]+$")
+    title: str
+    about: str
+    order: int = Field(50, description="place in tables; baselines come first")
+    data: DataConfig = DataConfig()
+    text: TextConfig = TextConfig()
+    encoder: EncoderConfig | None = EncoderConfig()
+    tags: TagsConfig | None = None
+    sampling: SamplingConfig = SamplingConfig()
+    model: ModelConfig | None = None
+    baseline: BaselineConfig | None = None
+    training: TrainingConfig | None = None
+    decoding: DecodingConfig = DecodingConfig()
+    scoring: ScoringConfig = ScoringConfig()
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Recipe:
+        if (self.model is None) == (self.baseline is None):
+            raise ValueError("name either a model or a baseline")
+        if self.model is not None and (self.training is None or self.encoder is None):
+            raise ValueError("a model needs an encoder and a training block")
+        if self.tags is not None and self.encoder is not None and self.encoder.trainable:
+            raise ValueError("tags are computed from frozen features: set encoder.trainable: false")
+        return self
+
+    @property
+    def notebook(self) -> str:
+        """Two-digit number of the notebook this row belongs to."""
+        return self.run[:2]
+
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits over every setting (titles and prose left out)."""
+        content = self.model_dump(mode="json", exclude={"title", "about", "order"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# The protocol each corpus is published under; "grouped" keeps equal texts in one part.
+PROTOCOL_OF = {
+    "phantom": "grouped",
+    "openi": "grouped",
+    "private": "grouped",
+    "r2gen": "r2gen",
+    "kit2018": "kit2018",
+}
+# Cleaning and reference text that make a protocol's numbers comparable with its papers.
+TEXT_OF = {
+    "grouped": ("default", "full"),
+    "course2025": ("default", "full"),
+    "r2gen": ("r2gen", "truncated"),
+    "kit2018": ("kit2018", "full"),
+}
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes, in order."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def _merge(base: dict, override: dict) -> dict:
+    """Override nested keys; a mapping replaces None, anything else replaces what was there."""
+    merged = copy.deepcopy(base)
+    for key, value in override.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def _assignment(text: str) -> dict:
+    """``"training.epochs=3"`` -> ``{"training": {"epochs": 3}}``."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise KitError(f"cannot read the setting {text!r}: write it as key.subkey=value")
+    nested: Any = yaml.safe_load(value)
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    return nested
+
+
+def load_recipe(
+    name: str | Path,
+    *,
+    profile: str = "lab",
+    corpus: str | None = None,
+    overrides: tuple[str, ...] | list[str] = (),
+) -> Recipe:
+    """Read a recipe, apply its profile, a corpus and ``key=value`` overrides, and validate it.
+
+    Args:
+        name: a shipped recipe's name ("03_show_tell") or a path to a YAML file.
+        profile: "smoke", "lab" or "paper".
+        corpus: replaces ``data.corpus``; protocol, cleaning and references follow it where the
+            recipe says "auto".
+        overrides: settings such as ``"training.epochs=3"``, applied last.
+
+    Raises:
+        KitError: unknown recipe or profile, unreadable YAML, unknown or invalid key.
+    """
+    if profile not in PROFILES:
+        raise KitError(f"unknown profile {profile!r}: choose one of {', '.join(PROFILES)}")
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        raise KitError(f"no recipe {name!r}: the shipped ones are {', '.join(recipe_names())}")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        line = f" line {place.line + 1}" if place else ""
+        raise KitError(f"{path.name}{line} is not valid YAML: {error.problem}") from error  # type: ignore[attr-defined]
+    if not isinstance(raw, dict):
+        raise KitError(f"{path.name} does not hold a recipe: its top level must be key: value lines")
+    profiles = raw.pop("profiles", {}) or {}
+    unknown = set(profiles) - set(PROFILES)
+    if unknown:
+        raise KitError(f"{path.name}: unknown profile(s) {', '.join(sorted(unknown))} in profiles")
+    # Every profile is checked, so that a mistake in one that is rarely run is found at once.
+    resolved = {
+        key: _validate(_merge(raw, profiles.get(key) or {}), f"{path.name}, profile {key}")
+        for key in PROFILES
+    }[profile]
+    content = resolved.model_dump()
+    if corpus is not None:
+        content = _merge(content, {"data": {"corpus": corpus, "split": "auto"}})
+    for text in overrides:
+        content = _merge(content, _assignment(text))
+    return _settle(_validate(content, path.name))
+
+
+def _validate(content: dict, where: str) -> Recipe:
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "recipe"
+        raise KitError(f"{where}: {key}: {first['msg'].lower()}") from error
+
+
+def _settle(recipe: Recipe) -> Recipe:
+    """Replace every "auto" by what the corpus and its protocol ask for."""
+    data, text = recipe.data, recipe.text
+    if data.split == "auto":
+        if data.corpus not in PROTOCOL_OF:
+            raise KitError(
+                f"unknown corpus {data.corpus!r}: choose one of {', '.join(PROTOCOL_OF)}"
+            )
+        data = data.model_copy(update={"split": PROTOCOL_OF[data.corpus]})
+    compat, references = TEXT_OF[data.split]
+    text = text.model_copy(
+        update={
+            "compat": compat if text.compat == "auto" else text.compat,
+            "references": references if text.references == "auto" else text.references,
+        }
+    )
+    if data.split == "kit2018" and recipe.data.section == "findings":
+        data = data.model_copy(update={"section": "impression+findings"})
+    return recipe.model_copy(update={"data": data, "text": text})

@@ -1,0 +1,190 @@
+"""Result rows: complete or refused, one JSON line each, the only source of every table.
+
+A row is keyed by (run, corpus, protocol, profile, seed); a new row replaces the old one of the
+same key. Rows of synthetic and of real images live in different files (one file per corpus).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from r2genkit.errors import KitError
+from r2genkit.paths import results_dir
+
+METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "finding-F1")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Score(_Strict):
+    """A metric with its 95 % bootstrap interval; ``value=None`` only with a reason."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    reason: str = ""
+
+    @model_validator(mode="after")
+    def _explained(self) -> Score:
+        if (self.value is None or math.isnan(self.value)) and not self.reason:
+            raise ValueError("a missing value needs a reason")
+        return self
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the width of the interval."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+
+class Difference(_Strict):
+    """Paired difference to another set of hypotheses on the same studies."""
+
+    value: float
+    low: float
+    high: float
+    verdict: Literal["above", "below", "not distinguishable"]
+
+
+class Measured(_Strict):
+    """What depends on the machine and the moment, not on the recipe."""
+
+    train_seconds: float
+    total_seconds: float
+    peak_memory_mb: float
+    device: str
+    versions: dict[str, str]
+    git_revision: str
+    date: str
+
+
+class ResultRow(_Strict):
+    """Everything a reader needs to trust, repeat or refuse a number."""
+
+    run: str
+    title: str
+    about: str
+    order: int
+    kind: Literal["baseline", "model"]
+    corpus: str
+    synthetic: bool
+    protocol: str
+    section: str
+    references: Literal["full", "truncated"]
+    profile: Literal["smoke", "lab", "paper"]
+    seed: int
+    recipe_hash: str = Field(pattern=r"^[0-9a-f]{16}$")
+    code_hash: str = Field(pattern=r"^[0-9a-f]{16}$")
+    split_fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
+    studies: dict[Literal["train", "validation", "test"], int]
+    selected_on: str
+    best_epoch: int | None
+    metrics: dict[str, Score]
+    distinct_percent: float = Field(ge=0, le=100)
+    verbatim_in_train_percent: float = Field(ge=0, le=100)
+    extra: dict[str, float] = Field(default_factory=dict)
+    swap: dict[str, Score] | None = None
+    swap_difference: dict[str, Difference] | None = None
+    constant_difference: dict[str, Difference] | None = None
+    parameters: int = Field(ge=0)
+    trainable_parameters: int = Field(ge=0)
+    signature: str
+    notes: tuple[str, ...] = ()
+    command: str
+    measured: Measured
+
+    @model_validator(mode="after")
+    def _complete(self) -> ResultRow:
+        missing = [name for name in METRICS if name not in self.metrics]
+        if missing:
+            raise ValueError(f"metrics missing: {', '.join(missing)}")
+        return self
+
+    @property
+    def key(self) -> tuple:
+        """Rows with equal keys replace one another."""
+        return (self.run, self.corpus, self.protocol, self.profile, self.seed)
+
+    def numbers(self) -> dict:
+        """The row without what depends on machine and moment: equal for equal seed and CPU."""
+        return self.model_dump(mode="json", exclude={"measured", "command"})
+
+
+def make_row(content: dict, where: str = "result row") -> ResultRow:
+    """Validate a row.
+
+    Raises:
+        KitError: a key is missing, unknown or out of range; names the first one.
+    """
+    try:
+        return ResultRow.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "row"
+        raise KitError(f"{where} refused: {key}: {first['msg'].lower()}") from error
+
+
+def _file(row: ResultRow) -> Path:
+    return results_dir(row.profile) / f"{row.corpus}.jsonl"
+
+
+def _read_file(path: Path) -> list[ResultRow]:
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{path.name} line {number}"
+        try:
+            content = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise KitError(f"{where} is not JSON: delete the line and run its recipe again") from error
+        rows.append(make_row(content, where))
+    return rows
+
+
+def read_rows(
+    profile: str = "lab",
+    *,
+    corpus: str | None = None,
+    runs: Iterable[str] | None = None,
+    folder: Path | None = None,
+) -> list[ResultRow]:
+    """All rows of a profile, baselines first; optionally of one corpus or some runs."""
+    folder = folder or results_dir(profile)
+    wanted = None if runs is None else set(runs)
+    rows = [
+        row
+        for path in sorted(folder.glob("*.jsonl"))
+        for row in _read_file(path)
+        if row.profile == profile
+        and (corpus is None or row.corpus == corpus)
+        and (wanted is None or row.run in wanted)
+    ]
+    return sorted(rows, key=lambda row: (row.corpus, row.protocol, row.order, row.run, row.seed))
+
+
+def write_row(row: ResultRow) -> Path:
+    """Add a row to its file, replacing the one with the same key; atomic, safe across processes."""
+    path = _file(row)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(path) + ".lock"):
+        kept = [old for old in (_read_file(path) if path.is_file() else []) if old.key != row.key]
+        _write_file(path, [*kept, row])
+    return path
+
+
+def _write_file(path: Path, rows: Sequence[ResultRow]) -> None:
+    ordered = sorted(rows, key=lambda row: (row.profile, row.protocol, row.order, row.run, row.seed))
+    text = "".join(json.dumps(row.model_dump(mode="json"), sort_keys=True) + "\n" for row in ordered)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
