@@ -22,8 +22,13 @@ def split_sentences(cleaned: str) -> list[str]:
         The sentences in order. ``" . ".join(result) + " ."`` gives the report back when it ended
         in a full stop and held no empty sentence.
     """
-    pieces = f" {cleaned} ".split(" . ")
-    return [stripped for piece in pieces if (stripped := piece.strip()) and stripped != "."]
+    sentences: list[list[str]] = [[]]
+    for word in cleaned.split():
+        if word == ".":
+            sentences.append([])
+        else:
+            sentences[-1].append(word)
+    return [" ".join(words) for words in sentences if words]
 
 
 def _kit2018_section(section: str) -> list[str]:
