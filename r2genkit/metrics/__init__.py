@@ -1,0 +1,1 @@
+"""Scores: BLEU, METEOR, ROUGE-L, CIDEr, clinical findings, diversity, intervals, baselines."""
