@@ -68,17 +68,62 @@ SEVERITIES: tuple[str, ...] = ("borderline", "mild", "small", "moderate", "large
 """Degrees that occur as qualifiers, from least to most ("small" ranks with "mild")."""
 
 PLACES: frozenset[str] = frozenset(
-    # in the lung
-    ("apex", "upper lobe", "middle lobe", "lingula", "lower lobe", "base", "hilum", "retrocardiac")
-    + ("costophrenic angle", "cardiophrenic angle", "azygos lobe", "pulmonary alveoli", "bronchi")
-    + ("sulcus", "pleural sinus", "pleura", "diaphragm", "paratracheal", "lung", "thorax")
-    # elsewhere
-    + ("mediastinum", "lymph nodes", "aorta", "aorta, thoracic", "aortic valve", "mitral valve")
-    + ("coronary vessels", "blood vessels", "pulmonary artery", "heart", "heart atria")
-    + ("heart ventricles", "supracardiac", "trachea", "trachea, carina", "esophagus", "ribs")
-    + ("clavicle", "sternum", "humerus", "shoulder", "spine", "cervical vertebrae", "neck")
-    + ("thoracic vertebrae", "lumbar vertebrae", "abdomen", "breast", "breast implants")
-    + ("adipose tissue", "anterior", "posterior")
+    {
+        # in and around the lung
+        "apex",
+        "upper lobe",
+        "middle lobe",
+        "lingula",
+        "lower lobe",
+        "base",
+        "hilum",
+        "retrocardiac",
+        "costophrenic angle",
+        "cardiophrenic angle",
+        "azygos lobe",
+        "pulmonary alveoli",
+        "bronchi",
+        "sulcus",
+        "pleural sinus",
+        "pleura",
+        "diaphragm",
+        "paratracheal",
+        "lung",
+        "thorax",
+        # elsewhere
+        "mediastinum",
+        "lymph nodes",
+        "aorta",
+        "aorta, thoracic",
+        "aortic valve",
+        "mitral valve",
+        "coronary vessels",
+        "blood vessels",
+        "pulmonary artery",
+        "heart",
+        "heart atria",
+        "heart ventricles",
+        "supracardiac",
+        "trachea",
+        "trachea, carina",
+        "esophagus",
+        "ribs",
+        "clavicle",
+        "sternum",
+        "humerus",
+        "shoulder",
+        "spine",
+        "cervical vertebrae",
+        "neck",
+        "thoracic vertebrae",
+        "lumbar vertebrae",
+        "abdomen",
+        "breast",
+        "breast implants",
+        "adipose tissue",
+        "anterior",
+        "posterior",
+    }
 )
 """Qualifiers that name an anatomical place."""
 
