@@ -229,7 +229,9 @@ def load_recipe(
         line = f" line {place.line + 1}" if place else ""
         raise KitError(f"{path.name}{line} is not valid YAML: {error.problem}") from error  # type: ignore[attr-defined]
     if not isinstance(raw, dict):
-        raise KitError(f"{path.name} does not hold a recipe: its top level must be key: value lines")
+        raise KitError(
+            f"{path.name} does not hold a recipe: its top level must be key: value lines"
+        )
     profiles = raw.pop("profiles", {}) or {}
     unknown = set(profiles) - set(PROFILES)
     if unknown:
@@ -244,7 +246,9 @@ def load_recipe(
         content = _merge(content, {"data": {"corpus": corpus, "split": "auto"}})
     for text in overrides:
         content = _merge(content, _assignment(text))
-    return _settle(_validate(content, path.name))
+    recipe = _validate(content, path.name)
+    data, text = settle(recipe.data, recipe.text)
+    return recipe.model_copy(update={"data": data, "text": text})
 
 
 def _validate(content: dict, where: str) -> Recipe:
@@ -256,22 +260,25 @@ def _validate(content: dict, where: str) -> Recipe:
         raise KitError(f"{where}: {key}: {first['msg'].lower()}") from error
 
 
-def _settle(recipe: Recipe) -> Recipe:
-    """Replace every "auto" by what the corpus and its protocol ask for."""
-    data, text = recipe.data, recipe.text
+def settle(data: DataConfig, text: TextConfig) -> tuple[DataConfig, TextConfig]:
+    """Replace every "auto" by what the corpus and its protocol ask for.
+
+    Raises:
+        KitError: unknown corpus.
+    """
     if data.split == "auto":
         if data.corpus not in PROTOCOL_OF:
             raise KitError(
                 f"unknown corpus {data.corpus!r}: choose one of {', '.join(PROTOCOL_OF)}"
             )
         data = data.model_copy(update={"split": PROTOCOL_OF[data.corpus]})
-    compat, references = TEXT_OF[data.split]
-    text = text.model_copy(
-        update={
-            "compat": compat if text.compat == "auto" else text.compat,
-            "references": references if text.references == "auto" else text.references,
-        }
-    )
-    if data.split == "kit2018" and recipe.data.section == "findings":
+    if data.split == "kit2018" and data.section == "findings":
+        # The 2018 kit's target is the impression followed by the findings (systems it reports
+        # never saw the findings alone).
         data = data.model_copy(update={"section": "impression+findings"})
-    return recipe.model_copy(update={"data": data, "text": text})
+    compat, references = TEXT_OF[data.split]
+    changes = {
+        "compat": compat if text.compat == "auto" else text.compat,
+        "references": references if text.references == "auto" else text.references,
+    }
+    return data, text.model_copy(update=changes)

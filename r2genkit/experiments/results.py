@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -146,7 +145,9 @@ def _read_file(path: Path) -> list[ResultRow]:
         try:
             content = json.loads(line)
         except json.JSONDecodeError as error:
-            raise KitError(f"{where} is not JSON: delete the line and run its recipe again") from error
+            raise KitError(
+                f"{where} is not JSON: delete the line and run its recipe again"
+            ) from error
         rows.append(make_row(content, where))
     return rows
 
@@ -183,8 +184,12 @@ def write_row(row: ResultRow) -> Path:
 
 
 def _write_file(path: Path, rows: Sequence[ResultRow]) -> None:
-    ordered = sorted(rows, key=lambda row: (row.profile, row.protocol, row.order, row.run, row.seed))
-    text = "".join(json.dumps(row.model_dump(mode="json"), sort_keys=True) + "\n" for row in ordered)
+    ordered = sorted(
+        rows, key=lambda row: (row.profile, row.protocol, row.order, row.run, row.seed)
+    )
+    text = "".join(
+        json.dumps(row.model_dump(mode="json"), sort_keys=True) + "\n" for row in ordered
+    )
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -1,0 +1,326 @@
+"""The command line: one of three thin doors into the kit (the others are notebooks and tests).
+
+Errors that the user can mend are printed as one sentence with exit code 2; ``--debug`` shows the
+traceback instead. Imports of torch and friends happen inside the commands, so that ``--help``
+answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from r2genkit.errors import KitError
+
+app = typer.Typer(
+    name="r2genkit",
+    help="Teach and reproduce radiology report generation: chest X-rays in, report text out.\n\n"
+    "Start with `r2genkit doctor`, then `r2genkit reproduce --profile smoke`. Without any data "
+    "set of your own everything runs on real Open-i reports with rendered (synthetic) "
+    "radiographs.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(
+    help="List, check, download, render and audit the corpora.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(data_app, name="data")
+
+Profile = Annotated[
+    str,
+    typer.Option(help="Budget: smoke (minutes, numbers mean nothing), lab (laptop CPU), paper."),
+]
+Corpus = Annotated[
+    str | None,
+    typer.Option(help="phantom, openi, r2gen, kit2018 or private; default: what the recipe names."),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder of a corpus that you hold yourself (else R2GENKIT_DATA)."),
+]
+Seed = Annotated[int, typer.Option(help="Every random draw of the run comes from this number.")]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option(help="Show tracebacks instead of one sentence.")] = False,
+) -> None:
+    """Options before the command."""
+    _options.debug = debug
+
+
+def _echo_table(table) -> None:
+    typer.echo(table.to_markdown(index=False, disable_numparse=True))
+
+
+@app.command()
+def doctor() -> None:
+    """Check what this machine can run: versions, device, Java for METEOR, weights, caches."""
+    from r2genkit.experiments.doctor import diagnose
+
+    problems = 0
+    for check in diagnose():
+        typer.echo(f"[{'ok' if check.ok else '!!'}] {check.name}: {check.message}")
+        problems += not check.ok and check.needed
+    if problems:
+        raise KitError(
+            f"{problems} check(s) that every notebook needs failed: see the lines marked !!"
+        )
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """Every corpus: what it is, whether its images are synthetic, licence, how to get it."""
+    from r2genkit.corpora import CORPORA
+
+    for name, info in CORPORA.items():
+        images = "SYNTHETIC images" if info.synthetic else "real images"
+        typer.echo(f"{name}  ({images})\n  {info.summary}\n  licence: {info.licence}")
+        typer.echo(f"  how to get it: {info.how_to_get}\n")
+
+
+@data_app.command("check")
+def data_check(
+    corpus: Annotated[str, typer.Argument(help="Which corpus.")],
+    data_dir: DataDir = None,
+) -> None:
+    """List every problem of a corpus at once: missing or unreadable files, duplicates, empty text."""
+    from r2genkit.corpora.check import check_corpus
+
+    problems = check_corpus(corpus, data_dir)
+    for problem in problems:
+        typer.echo(str(problem))
+    if problems:
+        raise KitError(f"{len(problems)} problem(s) in corpus {corpus}")
+    typer.echo(f"corpus {corpus}: no problem found")
+
+
+@data_app.command("download")
+def data_download(
+    corpus: Annotated[str, typer.Argument(help="Which corpus (openi).")] = "openi",
+    target: Annotated[Path | None, typer.Option(help="Folder; default data/downloads.")] = None,
+) -> None:
+    """Fetch a public corpus: resumes, verifies checksums, extracts safely."""
+    from r2genkit.corpora.download import download
+    from r2genkit.paths import downloads_dir
+
+    folder = download(corpus, target or downloads_dir() / corpus)
+    typer.echo(f"{corpus} is in {folder}; use it with --data-dir {folder}")
+
+
+@data_app.command("render")
+def data_render(
+    size: Annotated[int, typer.Option(help="Pixels per side.")] = 224,
+    limit: Annotated[int | None, typer.Option(help="Only the first N studies.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; default one per core.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Render the phantom radiographs of all Open-i reports into the packed cache (resumable)."""
+    from r2genkit.corpora import load_corpus
+    from r2genkit.images import pack_images
+
+    packed = pack_images(load_corpus("phantom", seed=seed)[:limit], size=size, workers=workers)
+    typer.echo(f"{len(packed.study_ids)} studies at {size} x {size}: cache {packed.digest[:16]}")
+
+
+@data_app.command("audit")
+def data_audit(
+    corpus: Annotated[str, typer.Argument(help="Which corpus.")] = "phantom",
+    split: Annotated[str, typer.Option(help="Protocol; auto = the corpus' own.")] = "auto",
+    data_dir: DataDir = None,
+) -> None:
+    """Show a split's normal share, verbatim-in-train share and duplicates, with its fingerprint."""
+    from r2genkit.corpora.splits import audit_split
+    from r2genkit.experiments.data import prepare_text
+    from r2genkit.experiments.recipe import DataConfig, TextConfig, settle
+
+    text = prepare_text(*settle(DataConfig(corpus=corpus, split=split), TextConfig()), data_dir)
+    _echo_table(audit_split(text.split, list(text.studies.values()), section=text.data.section))
+    typer.echo(f"\nprotocol {text.split.name}, fingerprint {text.split.fingerprint}")
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe or a YAML file.")],
+    profile: Profile = "lab",
+    corpus: Corpus = None,
+    seed: Seed = 0,
+    data_dir: DataDir = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting: training.epochs=3.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option(help="Repeat a finished run.")] = False,
+) -> None:
+    """Run one recipe: train (or fit a baseline), test once, write its result row."""
+    from r2genkit.experiments import run
+    from r2genkit.experiments.tables import caption, results_table
+
+    result = run(
+        recipe,
+        profile=profile,
+        corpus=corpus,
+        seed=seed,
+        overrides=set_ or (),
+        data_dir=data_dir,
+        fresh=fresh,
+    )
+    _echo_table(results_table([result.row]).T.reset_index())
+    typer.echo(f"\n{caption([result.row])}\nfiles: {result.folder}")
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+) -> None:
+    """Score the stored test reports of a finished run again and print them beside its row."""
+    from r2genkit.experiments import read_run
+    from r2genkit.experiments.runner import rescore
+
+    result = read_run(folder)
+    _print_evaluation(rescore(result))
+
+
+@app.command()
+def generate(
+    frontal: Annotated[Path, typer.Option(help="Frontal radiograph (PNG or JPEG).")],
+    lateral: Annotated[Path | None, typer.Option(help="Lateral radiograph, optional.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of a trained run; default: the latest one.")
+    ] = None,
+    attention: Annotated[
+        Path | None, typer.Option(help="Save the attention figure to this file.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="greedy, beam or sample.")] = "greedy",
+) -> None:
+    """Write a report for one study of one or two radiographs."""
+    from r2genkit.experiments.trained import latest_run, load_trained
+
+    system = load_trained(run or latest_run())
+    report = system.report(frontal, lateral, method=method, trace=attention is not None)
+    if system.synthetic:
+        typer.echo(
+            "note: this model was trained on synthetic phantom images; what it writes about a "
+            "real radiograph means nothing clinically",
+            err=True,
+        )
+    typer.echo(report.text)
+    if attention is not None:
+        system.save_attention(report, frontal, lateral, attention)
+        typer.echo(f"attention figure: {attention}", err=True)
+
+
+@app.command()
+def score(
+    predictions: Annotated[Path, typer.Argument(help="JSON: {study id: report}.")],
+    references: Annotated[Path, typer.Argument(help="JSON: {study id: report}.")],
+    compat: Annotated[
+        str, typer.Option(help="Text rule for both sides: none, default, r2gen, kit2018.")
+    ] = "default",
+    bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals.")] = 1000,
+) -> None:
+    """Score any predictions file: BLEU, METEOR, ROUGE-L, CIDEr, finding-F1, with intervals."""
+    from r2genkit.experiments.scoring import score_files
+
+    _print_evaluation(score_files(predictions, references, compat=compat, bootstrap=bootstrap))
+
+
+def _print_evaluation(evaluation) -> None:
+    from r2genkit.experiments.scoring import evaluation_table
+
+    _echo_table(evaluation_table(evaluation))
+    typer.echo(f"\n{evaluation.signature}")
+    for note in evaluation.notes:
+        typer.echo(f"note: {note}")
+
+
+@app.command()
+def reproduce(
+    profile: Profile = "lab",
+    corpus: Annotated[str, typer.Option(help="Corpus that every notebook uses.")] = "phantom",
+    only: Annotated[
+        list[str] | None, typer.Option(help="Two-digit number of a notebook; may be repeated.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Notebooks at the same time.")] = 1,
+    seed: Seed = 0,
+    data_dir: DataDir = None,
+    in_place: Annotated[
+        bool, typer.Option(help="Write outputs back into notebooks/, scrubbed.")
+    ] = False,
+    solutions: Annotated[bool, typer.Option(help="Run the solution notebooks, too.")] = False,
+) -> None:
+    """Execute the notebooks with papermill: regenerates every table and figure."""
+    from r2genkit.experiments.reproduce import reproduce_all
+
+    reproduce_all(
+        profile=profile,
+        corpus=corpus,
+        only=only or (),
+        jobs=jobs,
+        seed=seed,
+        data_dir=data_dir,
+        in_place=in_place,
+        solutions=solutions,
+        echo=typer.echo,
+    )
+
+
+@app.command()
+def table(
+    profile: Profile = "lab",
+    corpus: Corpus = None,
+    write: Annotated[
+        bool, typer.Option(help="Also write Markdown, CSV and LaTeX below data/results/tables.")
+    ] = False,
+) -> None:
+    """Print the result tables, one per corpus and protocol, and the published numbers."""
+    from r2genkit.experiments.results import read_rows
+    from r2genkit.experiments.tables import (
+        caption,
+        group_rows,
+        published_table,
+        results_table,
+        write_all_tables,
+    )
+
+    rows = read_rows(profile, corpus=corpus)
+    if not rows:
+        raise KitError(f"no result rows for profile {profile}: run r2genkit reproduce first")
+    for group in group_rows(rows).values():
+        typer.echo(f"\n{caption(group)}\n")
+        _echo_table(results_table(group))
+    typer.echo("\nPublished numbers, each under its own protocol (not comparable across):\n")
+    _echo_table(published_table())
+    if write:
+        typer.echo("\nwritten: " + ", ".join(write_all_tables(rows)))
+
+
+def main() -> None:
+    """Entry point: one sentence and exit code 2 for what the user can mend."""
+    try:
+        app(standalone_mode=False)
+    except KitError as error:
+        if getattr(_options, "debug", False):
+            raise
+        typer.echo(f"r2genkit: {error}", err=True)
+        sys.exit(2)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        typer.echo(
+            "r2genkit: stopped; a started run resumes when the command is repeated", err=True
+        )
+        sys.exit(130)
+    except Exception as error:
+        usage = getattr(error, "format_message", None)
+        if usage is None or getattr(_options, "debug", False):
+            raise
+        typer.echo(f"r2genkit: {usage()} (see --help)", err=True)
+        sys.exit(2)

@@ -1,0 +1,305 @@
+"""From a recipe's data settings to everything a run needs: studies, split, text, features, tags.
+
+What is costly is cached on disk under a content hash by the step that makes it (images, patch
+features, tags); what several recipes share within one process is kept in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from r2genkit.batches import (
+    Loader,
+    ReportDataset,
+    balance_weights,
+    duplicate_weights,
+    make_loader,
+    token_weights,
+)
+from r2genkit.corpora import CORPORA, load_corpus
+from r2genkit.corpora.splits import Split, make_split
+from r2genkit.encoders import Encoder, build_encoder
+from r2genkit.encoders.features import PackedFeatures, cache_features
+from r2genkit.errors import KitError
+from r2genkit.experiments.recipe import (
+    DataConfig,
+    EncoderConfig,
+    Recipe,
+    SamplingConfig,
+    TextConfig,
+)
+from r2genkit.images import ImageTransform, PackedImages, pack_images
+from r2genkit.metrics.findings import FindingLabeler
+from r2genkit.paths import data_dir as user_data_dir
+from r2genkit.seeds import numpy_rng
+from r2genkit.study import Study, by_id
+from r2genkit.text.cleaning import clean_report
+from r2genkit.text.sentences import normalise, split_sentences
+from r2genkit.text.vocabulary import Vocabulary
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclass
+class PreparedText:
+    """Studies of one split with their targets; no pixel has been touched yet.
+
+    Attributes:
+        data, rules: the settings it was prepared from.
+        studies: every study of the split by id.
+        split: id lists as used, limits applied.
+        texts: raw target text by id.
+        vocabulary: built from the training texts only.
+        references: what hypotheses are scored against, by id.
+    """
+
+    data: DataConfig
+    rules: TextConfig
+    studies: dict[str, Study]
+    split: Split
+    texts: dict[str, str]
+    vocabulary: Vocabulary
+    references: dict[str, str]
+    labeler: FindingLabeler = field(default_factory=FindingLabeler)
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the images are rendered."""
+        return CORPORA[self.data.corpus].synthetic
+
+    def part(self, name: str) -> tuple[str, ...]:
+        """Study ids of "train", "validation" or "test"."""
+        return getattr(self.split, name)
+
+    @cached_property
+    def cleaned(self) -> dict[str, str]:
+        """Whole cleaned target text by id."""
+        compat = self.rules.compat
+        return {study_id: clean_report(text, compat) for study_id, text in self.texts.items()}
+
+    @cached_property
+    def train_texts(self) -> list[str]:
+        """Reference form of the training reports, for memorisation measures."""
+        return [self.references[study_id] for study_id in self.split.train]
+
+    def normal(self, ids: Sequence[str]) -> dict[str, bool | None]:
+        """Whether each study is normal, as coded by its corpus."""
+        return {study_id: self.studies[study_id].normal for study_id in ids}
+
+    @cached_property
+    def labels(self) -> dict[str, np.ndarray]:
+        """Text findings ``[F]`` (1 positive) of every target report, by id."""
+        ids = list(self.texts)
+        matrix = self.labeler.label_matrix([self.cleaned[study_id] for study_id in ids]) == 1
+        return dict(zip(ids, matrix))
+
+    def token_ids(self, ids: Sequence[str]) -> list[list[int]]:
+        """Encoded target reports, begin mark first."""
+        length = self.rules.max_length
+        return [self.vocabulary.encode(self.texts[study_id], length) for study_id in ids]
+
+
+def _limited(split: Split, data: DataConfig) -> Split:
+    """The split with each part cut to its limit after a seeded shuffle."""
+    limits = (data.limit_train, data.limit_validation, data.limit_test)
+    if not any(limits):
+        return split
+    kept = {}
+    for name, limit in zip(PARTS, limits):
+        ids = sorted(getattr(split, name))
+        if limit is not None and limit < len(ids):
+            rng = numpy_rng(data.split_seed, f"limit/{name}")
+            ids = sorted(rng.permutation(ids)[:limit].tolist())
+        kept[name] = tuple(ids)
+    return Split.of(split.name, **kept)
+
+
+@lru_cache(maxsize=4)
+def prepare_text(data: DataConfig, text: TextConfig, data_dir: Path | None = None) -> PreparedText:
+    """Load the corpus, split it, build the vocabulary and the references.
+
+    Kept in memory for the next recipe with the same settings.
+
+    Args:
+        data: corpus, split and limits, nothing left at "auto".
+        text: cleaning, vocabulary and reference rules, nothing left at "auto".
+        data_dir: the user's folder for corpora that need one; default ``R2GENKIT_DATA``.
+
+    Raises:
+        KitError: no study is left after the recipe's filters, or the corpus is unusable.
+    """
+    data_dir = data_dir or (None if data.corpus == "phantom" else user_data_dir())
+    options = {"seed": data.split_seed} if data.corpus == "phantom" else {}
+    loaded = load_corpus(data.corpus, data_dir=data_dir, **options)
+    studies = [
+        study
+        for study in loaded
+        if len(clean_report(study.text(data.section), text.compat).split()) >= data.min_words
+        and any(view.image is not None for view in study.views)
+    ]
+    if not studies:
+        raise KitError(
+            f"corpus {data.corpus}: none of {len(loaded)} studies has both an image and a "
+            f"{data.section} text of {data.min_words} words; name the folder with --data-dir"
+        )
+    annotation = data_dir / "annotation.json" if data_dir is not None else None
+    split = make_split(
+        data.split, studies, seed=data.split_seed, section=data.section, annotation=annotation
+    )
+    split = _limited(split, data)
+    for name in PARTS:
+        if not getattr(split, name):
+            raise KitError(
+                f"split {data.split} of corpus {data.corpus} has an empty {name} part: "
+                "choose another split or raise its limit"
+            )
+    used = by_id(studies)
+    ids = [study_id for name in PARTS for study_id in getattr(split, name)]
+    texts = {study_id: used[study_id].text(data.section) for study_id in ids}
+    vocabulary = Vocabulary.build(
+        (texts[study_id] for study_id in split.train), min_count=text.min_count, compat=text.compat
+    )
+    if text.references == "truncated":
+        references = {
+            study_id: vocabulary.truncated(texts[study_id], text.max_length) for study_id in ids
+        }
+    else:
+        references = {study_id: clean_report(texts[study_id], text.compat) for study_id in ids}
+    return PreparedText(
+        data,
+        text,
+        {study_id: used[study_id] for study_id in ids},
+        split,
+        texts,
+        vocabulary,
+        references,
+    )
+
+
+@dataclass
+class PreparedImages:
+    """Packed images and, for a frozen encoder, its cached patch features."""
+
+    encoder: Encoder
+    images: PackedImages
+    features: PackedFeatures | None
+
+
+@lru_cache(maxsize=2)
+def prepare_images(
+    data: DataConfig,
+    text: TextConfig,
+    encoder: EncoderConfig,
+    data_dir: Path | None = None,
+    progress: bool = True,
+) -> PreparedImages:
+    """Pack the images of all studies of the split and cache the frozen encoder's features.
+
+    Kept in memory for the next recipe with the same settings; on disk under content hashes.
+    """
+    prepared = prepare_text(data, text, data_dir)
+    network = build_encoder(encoder.name, weights=encoder.weights, trainable=encoder.trainable)
+    images = pack_images(
+        list(prepared.studies.values()), size=encoder.image_size, progress=progress
+    )
+    if encoder.trainable:
+        return PreparedImages(network, images, None)
+    features = cache_features(
+        network,
+        images,
+        list(prepared.studies),
+        pca=encoder.pca,
+        pca_ids=prepared.split.train,
+        progress=progress,
+    )
+    return PreparedImages(network, images, features)
+
+
+def report_loader(
+    recipe: Recipe,
+    text: PreparedText,
+    prepared: PreparedImages,
+    part: str,
+    *,
+    seed: int,
+    training: bool,
+    tags: np.ndarray | None = None,
+    batch_size: int | None = None,
+) -> Loader:
+    """Minibatches of one part: shuffled and weighted for training, in order for decoding.
+
+    Args:
+        recipe: its sampling and encoder settings.
+        text: studies, split and vocabulary.
+        prepared: images or patch features of the same studies.
+        part: "train", "validation" or "test".
+        seed: the run's seed.
+        training: whether to shuffle, weight and augment.
+        tags: ``[N, F]`` finding probabilities of the part's studies, in order.
+        batch_size: studies per minibatch; default the recipe's (training) or 64 (decoding).
+    """
+    ids = text.part(part)
+    tokens = text.token_ids(ids)
+    end_to_end = prepared.features is None
+    mode = "r2gen_train" if recipe.encoder and recipe.encoder.augment == "r2gen" else "resize"
+    dataset = ReportDataset(
+        ids,
+        images=prepared.images if end_to_end else None,
+        features=prepared.features,
+        tokens=tokens,
+        token_weights=_token_weights(text, ids, tokens, recipe.sampling) if training else None,
+        tags=tags,
+        transform=(
+            ImageTransform(mode, recipe.encoder.image_size) if end_to_end and training else None
+        ),
+        preprocess=prepared.encoder.preprocess if end_to_end else None,
+    )
+    if not training:
+        return make_loader(dataset, batch_size or 64, shuffle=False, seed=seed)
+    return make_loader(
+        dataset,
+        batch_size or recipe.sampling.batch_size,
+        seed=seed,
+        sample_weights=_study_weights(text, ids, recipe.sampling),
+    )
+
+
+def _study_weights(
+    text: PreparedText, ids: Sequence[str], sampling: SamplingConfig
+) -> np.ndarray | None:
+    weights = np.ones(len(ids))
+    if sampling.balance_cap:
+        weights *= balance_weights(
+            np.stack([text.labels[study_id] for study_id in ids]), cap=sampling.balance_cap
+        )
+    if sampling.duplicate_power:
+        weights *= duplicate_weights(
+            [normalise(text.texts[study_id]) for study_id in ids], power=sampling.duplicate_power
+        )
+    return None if (weights == 1).all() else weights
+
+
+def _token_weights(
+    text: PreparedText,
+    ids: Sequence[str],
+    tokens: Sequence[Sequence[int]],
+    sampling: SamplingConfig,
+) -> list[np.ndarray] | None:
+    """Weights that make tokens of sentences with a positive finding count more."""
+    weight = sampling.positive_weight
+    if weight == 1.0:
+        return None
+    period = text.vocabulary.id(".") if "." in text.vocabulary else None
+    weights = []
+    for study_id, token_ids in zip(ids, tokens):
+        sentences = split_sentences(text.cleaned[study_id])
+        if period is None:
+            sentences = [" ".join(sentences)]
+        positive = (text.labeler.label_matrix(sentences) == 1).any(axis=1)
+        weights.append(token_weights(token_ids, period, positive.tolist(), weight))
+    return weights

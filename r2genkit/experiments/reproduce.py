@@ -1,0 +1,73 @@
+"""Regenerate every table and figure: caches first, then the notebooks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from r2genkit.errors import KitError
+from r2genkit.experiments.data import prepare_images
+from r2genkit.experiments.notebooks import Execution, execute_all, find_notebooks
+from r2genkit.experiments.recipe import PROFILES, load_recipe, recipe_names
+
+
+def reproduce_all(
+    *,
+    profile: str,
+    corpus: str,
+    only: Sequence[str] = (),
+    jobs: int = 1,
+    seed: int = 0,
+    data_dir: Path | None = None,
+    in_place: bool = False,
+    solutions: bool = False,
+    echo: Callable[[str], None] = print,
+) -> list[Execution]:
+    """Fill the caches, execute the notebooks, report one line each.
+
+    The images and patch features that recipes share are made first, in this process with all
+    cores, so that notebooks running side by side find them instead of making them twice.
+
+    Raises:
+        KitError: a notebook failed (all others have run all the same), or unknown names.
+    """
+    if profile not in PROFILES:
+        raise KitError(f"unknown profile {profile!r}: choose one of {', '.join(PROFILES)}")
+    start = time.perf_counter()
+    notebooks = find_notebooks(only)
+    numbers = {path.name[:2] for path in notebooks}
+    prepared = set()
+    for name in recipe_names():
+        recipe = load_recipe(name, profile=profile, corpus=corpus)
+        key = (recipe.data, recipe.text, recipe.encoder)
+        if recipe.notebook in numbers and recipe.encoder and key not in prepared:
+            prepared.add(key)
+            prepare_images(*key, data_dir, True)
+    echo(f"images and patch features ready after {time.perf_counter() - start:.0f} s")
+    parameters = {
+        "profile": profile,
+        "corpus": corpus,
+        "seed": seed,
+        "data_dir": str(data_dir) if data_dir else None,
+        "interactive": False,
+    }
+
+    def report(execution: Execution) -> None:
+        outcome = f"FAILED: {execution.error}" if execution.error else "ok"
+        echo(f"{execution.notebook.name:36} {execution.seconds:6.0f} s  {outcome}")
+
+    if solutions:
+        notebooks = notebooks + find_notebooks(
+            sorted({path.name[:2] for path in find_notebooks(solutions=True)} & numbers),
+            solutions=True,
+        )
+    done = execute_all(
+        notebooks, parameters, profile=profile, jobs=jobs, in_place=in_place, report=report
+    )
+    echo(f"all done after {time.perf_counter() - start:.0f} s")
+    failed = [execution for execution in done if execution.error]
+    if failed:
+        names = ", ".join(execution.notebook.name for execution in failed)
+        raise KitError(f"{len(failed)} notebook(s) failed: {names}; see runs/notebooks/{profile}")
+    return done

@@ -1,0 +1,501 @@
+"""Run a recipe: prepare, train or fit, decode the test set once, score, write one result row.
+
+A run owns one folder below ``runs/``. It is complete when ``row.json`` stands there, which is
+written last; a complete run of the same recipe, seed and source code is read instead of repeated,
+an incomplete one is resumed from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from r2genkit.decoding import DecodingConfig, decode
+from r2genkit.errors import KitError
+from r2genkit.experiments.data import (
+    PreparedImages,
+    PreparedText,
+    prepare_images,
+    prepare_text,
+    report_loader,
+)
+from r2genkit.experiments.environment import (
+    PeakMemory,
+    code_hash,
+    device_name,
+    git_revision,
+    versions,
+)
+from r2genkit.experiments.recipe import Recipe, load_recipe
+from r2genkit.experiments.results import METRICS, ResultRow, make_row, write_row
+from r2genkit.experiments.tagging import Tags, prepare_tags
+from r2genkit.metrics import Evaluation, evaluate_reports
+from r2genkit.metrics.baselines import build_baseline
+from r2genkit.models import build_model
+from r2genkit.models.base import ReportModel
+from r2genkit.paths import runs_dir
+from r2genkit.seeds import integer, numpy_rng, torch_generator
+from r2genkit.study import Hypothesis
+from r2genkit.training import fit
+
+CONSTANT = "02_constant"
+
+
+@dataclass
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        folder: where its files are.
+        row: its result row.
+        recipe: the resolved recipe.
+        hypotheses: test reports by study id.
+        references: what they were scored against, same ids.
+        history: one entry per epoch; empty for baselines.
+    """
+
+    folder: Path
+    row: ResultRow
+    recipe: Recipe
+    hypotheses: dict[str, str]
+    references: dict[str, str]
+    history: list[dict] = field(default_factory=list)
+    data_dir: Path | None = None
+
+    def text(self) -> PreparedText:
+        """Studies, split, vocabulary and references of the run."""
+        return prepare_text(self.recipe.data, self.recipe.text, self.data_dir)
+
+    def images(self) -> PreparedImages:
+        """Packed images, encoder and patch features of the run."""
+        recipe = self.recipe
+        return prepare_images(recipe.data, recipe.text, recipe.encoder, self.data_dir, False)
+
+    def model(self) -> ReportModel:
+        """The trained model with its selected weights, in eval mode."""
+        from r2genkit.experiments.trained import load_trained
+
+        return load_trained(self.folder).model
+
+
+def run_folder(recipe: Recipe, profile: str, seed: int) -> Path:
+    """Where a run of this recipe, profile, seed and source code keeps its files."""
+    name = f"{recipe.run}-seed{seed}-{recipe.fingerprint()[:8]}{code_hash()[:8]}"
+    return runs_dir() / profile / recipe.data.corpus / name
+
+
+def run(
+    name: str | Path,
+    *,
+    profile: str = "lab",
+    corpus: str | None = None,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    data_dir: Path | None = None,
+    fresh: bool = False,
+    progress: bool = True,
+) -> RunResult:
+    """Run a recipe, or read its finished run, and write its result row.
+
+    Args:
+        name: a shipped recipe or a path to one.
+        profile: "smoke", "lab" or "paper".
+        corpus: replaces the recipe's corpus.
+        seed: every random draw of the run comes from it.
+        overrides: ``key=value`` settings of the recipe.
+        data_dir: the user's folder for corpora that need one.
+        fresh: run again even when a finished run exists.
+        progress: show progress bars.
+
+    Raises:
+        KitError: unusable recipe, corpus or data.
+    """
+    recipe = load_recipe(name, profile=profile, corpus=corpus, overrides=tuple(overrides))
+    folder = run_folder(recipe, profile, seed)
+    finished = folder / "row.json"
+    if fresh or not finished.is_file():
+        if fresh and folder.is_dir():
+            _empty(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        command = _command(name, profile, corpus, seed, overrides, data_dir)
+        _run(recipe, profile, seed, folder, data_dir, command, progress)
+    result = read_run(folder, data_dir=data_dir)
+    # Written again for a finished run, too: the results file may have been removed meanwhile.
+    write_row(result.row)
+    return result
+
+
+def read_run(folder: Path, *, data_dir: Path | None = None) -> RunResult:
+    """Read a finished run's folder.
+
+    Raises:
+        KitError: the folder holds no finished run.
+    """
+    if not (folder / "row.json").is_file():
+        raise KitError(f"{folder} holds no finished run: train it first with r2genkit train")
+    predictions = json.loads((folder / "predictions.json").read_text(encoding="utf-8"))
+    history_file = folder / "history.jsonl"
+    history = (
+        [json.loads(line) for line in history_file.read_text(encoding="utf-8").splitlines()]
+        if history_file.is_file()
+        else []
+    )
+    return RunResult(
+        folder=folder,
+        row=make_row(json.loads((folder / "row.json").read_text(encoding="utf-8")), "row.json"),
+        recipe=Recipe.model_validate_json((folder / "recipe.json").read_text(encoding="utf-8")),
+        hypotheses={key: value["hypothesis"] for key, value in predictions.items()},
+        references={key: value["reference"] for key, value in predictions.items()},
+        history=history,
+        data_dir=data_dir,
+    )
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON atomically, readable by people and diff."""
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    text = json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True)
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _empty(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir():
+            path.rmdir()
+        else:
+            path.unlink()
+
+
+def _command(name, profile, corpus, seed, overrides, data_dir) -> str:
+    words = ["r2genkit", "train", str(name), "--profile", profile, "--seed", str(seed)]
+    words += ["--corpus", corpus] if corpus else []
+    for text in overrides:
+        words += ["--set", text]
+    # The folder's own path is the user's; the row says only that one was given.
+    words += ["--data-dir", "DATA_DIR"] if data_dir else []
+    return shlex.join(words)
+
+
+@dataclass
+class _Outcome:
+    """What training or fitting gives: test reports and how they came about."""
+
+    hypotheses: dict[str, str]
+    selected_on: str
+    best_epoch: int | None = None
+    train_seconds: float = 0.0
+    parameters: int = 0
+    trainable_parameters: int = 0
+    device: str = "cpu"
+    extra: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def _run(
+    recipe: Recipe,
+    profile: str,
+    seed: int,
+    folder: Path,
+    data_dir: Path | None,
+    command: str,
+    progress: bool,
+) -> None:
+    start = time.perf_counter()
+    with PeakMemory() as memory:
+        text = prepare_text(recipe.data, recipe.text, data_dir)
+        write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
+        text.vocabulary.save(folder / "vocabulary.json")
+        make = _baseline if recipe.baseline else _train
+        outcome = make(recipe, text, seed, folder, data_dir, progress)
+    references = {key: text.references[key] for key in text.split.test}
+    evaluation = _evaluate(recipe, text, outcome.hypotheses, seed)
+    swap = swap_difference = versus_constant = None
+    if recipe.scoring.swap and recipe.model is not None:
+        swapped = _evaluate(recipe, text, swapped_reports(outcome.hypotheses, seed), seed)
+        swap = _scores(swapped)
+        swap_difference = _differences(evaluation, swapped, seed)
+    constant = _constant(recipe, profile, seed, data_dir)
+    if constant is not None:
+        versus_constant = _differences(
+            evaluation, _evaluate(recipe, text, constant.hypotheses, seed), seed
+        )
+    row = make_row(
+        {
+            "run": recipe.run,
+            "title": recipe.title,
+            "about": recipe.about,
+            "order": recipe.order,
+            "kind": "baseline" if recipe.baseline else "model",
+            "corpus": recipe.data.corpus,
+            "synthetic": text.synthetic,
+            "protocol": recipe.data.split,
+            "section": recipe.data.section,
+            "references": recipe.text.references,
+            "profile": profile,
+            "seed": seed,
+            "recipe_hash": recipe.fingerprint(),
+            "code_hash": code_hash(),
+            "split_fingerprint": text.split.fingerprint,
+            "studies": {name: len(text.part(name)) for name in ("train", "validation", "test")},
+            "selected_on": outcome.selected_on,
+            "best_epoch": outcome.best_epoch,
+            "metrics": _scores(evaluation),
+            "distinct_percent": evaluation.diversity["distinct_percent"],
+            "verbatim_in_train_percent": evaluation.diversity["verbatim_in_train_percent"],
+            "extra": {**evaluation.extra, **outcome.extra},
+            "swap": swap,
+            "swap_difference": swap_difference,
+            "constant_difference": versus_constant,
+            "parameters": outcome.parameters,
+            "trainable_parameters": outcome.trainable_parameters,
+            "signature": evaluation.signature,
+            "notes": [*outcome.notes, *evaluation.notes],
+            "command": command,
+            "measured": {
+                "train_seconds": round(outcome.train_seconds, 2),
+                "total_seconds": round(time.perf_counter() - start, 2),
+                "peak_memory_mb": memory.megabytes,
+                "device": device_name(outcome.device),
+                "versions": versions(),
+                "git_revision": git_revision(),
+                "date": datetime.now(UTC).date().isoformat(),
+            },
+        },
+        f"row of {recipe.run}",
+    )
+    predictions = {
+        key: {"hypothesis": outcome.hypotheses[key], "reference": references[key]}
+        for key in references
+    }
+    write_json(folder / "predictions.json", predictions)
+    write_json(folder / "row.json", row.model_dump(mode="json"))
+
+
+def _evaluate(
+    recipe: Recipe, text: PreparedText, hypotheses: Mapping[str, str], seed: int
+) -> Evaluation:
+    ids = text.split.test
+    return evaluate_reports(
+        {key: hypotheses[key] for key in ids},
+        {key: text.references[key] for key in ids},
+        train_texts=text.train_texts,
+        normal=text.normal(ids),
+        meteor=recipe.scoring.meteor,
+        bootstrap=recipe.scoring.bootstrap,
+        seed=seed,
+    )
+
+
+def _scores(evaluation: Evaluation) -> dict[str, dict]:
+    scores = {}
+    for name in METRICS:
+        value = evaluation.metrics.get(name, float("nan"))
+        low, high = evaluation.intervals.get(name, (None, None))
+        missing = value is None or np.isnan(value)
+        scores[name] = {
+            "value": None if missing else float(value),
+            "low": None if missing or low is None else float(low),
+            "high": None if missing or high is None else float(high),
+            "reason": evaluation.reasons.get(name, "not computed") if missing else "",
+        }
+    return scores
+
+
+def _differences(first: Evaluation, second: Evaluation, seed: int) -> dict[str, dict] | None:
+    """Paired differences per metric; None where the recipe asks for no intervals."""
+    compared = first.compare(second, seed=seed)
+    return {
+        name: {
+            "value": float(difference.value),
+            "low": float(difference.low),
+            "high": float(difference.high),
+            "verdict": difference.verdict,
+        }
+        for name, difference in compared.items()
+        if name in METRICS and not np.isnan(difference.value)
+    } or None
+
+
+def swapped_reports(hypotheses: Mapping[str, str], seed: int) -> dict[str, str]:
+    """Each study gets the report of another study's images.
+
+    A report depends on nothing but its own study's images, therefore exchanging reports is the
+    same as exchanging images and decoding again. The exchange is one seeded cycle through all
+    studies, so that no study keeps its own.
+    """
+    ids = sorted(hypotheses)
+    order = numpy_rng(seed, "swap").permutation(len(ids))
+    donors = dict(zip(order.tolist(), np.roll(order, 1).tolist()))
+    return {ids[study]: hypotheses[ids[donor]] for study, donor in donors.items()}
+
+
+def _constant(recipe: Recipe, profile: str, seed: int, data_dir: Path | None) -> RunResult | None:
+    """The constant baseline on the same studies and text rules; None for that baseline itself."""
+    if recipe.run == CONSTANT:
+        return None
+    base = load_recipe(CONSTANT, profile=profile)
+    same = base.model_copy(
+        update={"data": recipe.data, "text": recipe.text, "scoring": recipe.scoring}
+    )
+    folder = run_folder(same, profile, seed)
+    if not (folder / "row.json").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        command = _command(CONSTANT, profile, recipe.data.corpus, seed, (), data_dir)
+        _run(same, profile, seed, folder, data_dir, command, progress=False)
+    return read_run(folder, data_dir=data_dir)
+
+
+def _baseline(
+    recipe: Recipe,
+    text: PreparedText,
+    seed: int,
+    folder: Path,
+    data_dir: Path | None,
+    progress: bool,
+) -> _Outcome:
+    config = recipe.baseline
+    baseline = build_baseline(config.name, config.settings, seed=seed)
+    inputs = {}
+    if baseline.needs_features:
+        prepared = prepare_images(recipe.data, recipe.text, recipe.encoder, data_dir, progress)
+        ids = list(text.studies)
+        inputs["features"] = dict(zip(ids, prepared.features.pooled(ids)))
+    start = time.perf_counter()
+    # Only what is scored is handed over; the test references never are.
+    baseline.fit(
+        {key: text.references[key] for key in text.split.train},
+        {key: text.references[key] for key in text.split.validation},
+        **inputs,
+    )
+    hypotheses = baseline.predict(text.split.test)
+    return _Outcome(
+        hypotheses=dict(hypotheses),
+        selected_on=baseline.selected_on,
+        train_seconds=time.perf_counter() - start,
+    )
+
+
+def _train(
+    recipe: Recipe,
+    text: PreparedText,
+    seed: int,
+    folder: Path,
+    data_dir: Path | None,
+    progress: bool,
+) -> _Outcome:
+    prepared = prepare_images(recipe.data, recipe.text, recipe.encoder, data_dir, progress)
+    tags = prepare_tags(recipe, text, prepared, seed, folder) if recipe.tags else None
+    torch.manual_seed(integer(seed, "init"))
+    model = build_model(
+        recipe.model.name,
+        recipe.model.settings,
+        vocabulary_size=len(text.vocabulary),
+        feature_dim=_feature_dim(prepared),
+        tag_count=0 if tags is None else len(tags.types),
+        encoder=prepared.encoder if prepared.features is None else None,
+    )
+
+    def loader(part: str, training: bool):
+        return report_loader(
+            recipe,
+            text,
+            prepared,
+            part,
+            seed=seed,
+            training=training,
+            tags=None if tags is None else tags.of(text.part(part)),
+        )
+
+    validation = loader("validation", training=False)
+    validate = validation_scores(recipe, text, validation)
+    fitted = fit(
+        model,
+        loader("train", training=True),
+        config=recipe.training,
+        validate=validate,
+        folder=folder,
+        seed=seed,
+        progress=progress,
+        vocabulary=text.vocabulary,
+    )
+    write_hypotheses = generate_reports(
+        model,
+        loader("test", training=False),
+        text.vocabulary,
+        recipe.decoding,
+        generator=torch_generator(seed, "sampling", fitted.device),
+    )
+    return _Outcome(
+        hypotheses={key: hypothesis.text for key, hypothesis in write_hypotheses.items()},
+        selected_on=f"validation {recipe.training.select}",
+        best_epoch=fitted.best_epoch,
+        train_seconds=fitted.seconds,
+        parameters=sum(p.numel() for p in model.parameters())
+        + (sum(p.numel() for p in prepared.encoder.parameters()) if prepared.features else 0),
+        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        device=str(fitted.device),
+        extra={} if tags is None else {"tag AUROC (test)": tags.auroc},
+    )
+
+
+def _feature_dim(prepared: PreparedImages) -> int:
+    return prepared.encoder.dim if prepared.features is None else prepared.features.dim
+
+
+def validation_scores(
+    recipe: Recipe, text: PreparedText, loader
+) -> Callable[[ReportModel], dict[str, float]]:
+    """A function that decodes the validation set greedily and scores it (no METEOR, no interval).
+
+    Greedy whatever the recipe decodes with at the end: beams every epoch would cost more than
+    the training itself.
+    """
+    references = {key: text.references[key] for key in text.split.validation}
+    greedy = DecodingConfig(method="greedy", max_length=recipe.decoding.max_length)
+
+    def validate(model: ReportModel) -> dict[str, float]:
+        reports = generate_reports(model, loader, text.vocabulary, greedy)
+        evaluation = evaluate_reports(
+            {key: hypothesis.text for key, hypothesis in reports.items()},
+            references,
+            train_texts=text.train_texts,
+            meteor=False,
+            bootstrap=0,
+        )
+        wanted = {name: evaluation.metrics[name] for name in METRICS if name != "METEOR"}
+        return {**wanted, "distinct %": evaluation.diversity["distinct_percent"]}
+
+    return validate
+
+
+@torch.inference_mode()
+def generate_reports(
+    model: ReportModel,
+    loader,
+    vocabulary,
+    config: DecodingConfig,
+    *,
+    generator: torch.Generator | None = None,
+    trace: bool = False,
+) -> dict[str, Hypothesis]:
+    """Decode every study of a loader in eval mode; the first hypothesis of each, by study id."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    reports: dict[str, Hypothesis] = {}
+    for batch in loader:
+        for best, *_ in decode(
+            model, batch.to(device), config, vocabulary, generator=generator, trace=trace
+        ):
+            reports[best.study_id] = best
+    model.train(was_training)
+    return reports

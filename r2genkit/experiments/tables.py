@@ -1,0 +1,216 @@
+"""Tables of result rows, in Markdown, CSV and LaTeX, beside the published numbers.
+
+One table holds one corpus under one protocol and one profile: synthetic and real images never
+share one. Published numbers stand below a rule of their own, with their protocol and source,
+since no published row was measured on the phantom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from r2genkit.errors import KitError
+from r2genkit.experiments.results import METRICS, Difference, ResultRow, Score
+from r2genkit.paths import published_csv, results_dir
+
+PUBLISHED_METRICS = METRICS[:-1]
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    """``.123`` style, as the field prints it."""
+    if value is None or np.isnan(value):
+        return "-"
+    text = f"{value:.{digits}f}"
+    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+
+
+def _score(score: Score) -> str:
+    if score.value is None or np.isnan(score.value):
+        return "not run"
+    if score.half_width is None:
+        return _number(score.value)
+    return f"{_number(score.value)} ± {_number(score.half_width)}"
+
+
+def _difference(difference: Difference | None) -> str:
+    if difference is None:
+        return "-"
+    low, high = _number(difference.low), _number(difference.high)
+    return f"{_number(difference.value)} [{low}, {high}] {difference.verdict}"
+
+
+def _one_table(rows: Sequence[ResultRow]) -> None:
+    kinds = {(row.corpus, row.protocol, row.section, row.references, row.profile) for row in rows}
+    if len(kinds) > 1:
+        listed = "; ".join(" / ".join(kind) for kind in sorted(kinds))
+        raise KitError(f"these rows cannot share a table (corpus / protocol / ...): {listed}")
+
+
+def _aggregate(rows: Sequence[ResultRow]) -> list[tuple[str, list[ResultRow]]]:
+    groups: dict[str, list[ResultRow]] = {}
+    for row in sorted(rows, key=lambda row: (row.order, row.run, row.seed)):
+        groups.setdefault(row.run, []).append(row)
+    return list(groups.items())
+
+
+def _cell(rows: Sequence[ResultRow], metric: str) -> str:
+    """Value ± half-width of the study interval; several seeds: mean ± SD over seeds."""
+    if len(rows) == 1:
+        return _score(rows[0].metrics[metric])
+    values = [row.metrics[metric].value for row in rows]
+    if any(value is None for value in values):
+        return "not run"
+    return f"{_number(float(np.mean(values)))} ± {_number(float(np.std(values, ddof=1)))} (SD)"
+
+
+def results_table(rows: Sequence[ResultRow], metrics: Sequence[str] = METRICS) -> pd.DataFrame:
+    """One line per run, baselines first; the values are text, ready to print.
+
+    Columns: system, seeds, the metrics with the half-width of their 95 % interval over studies
+    (several seeds: standard deviation over seeds), distinct reports %, reports verbatim in
+    training %, finding-F1 of the reports of swapped studies, and the paired difference of
+    finding-F1 to the constant with its verdict (first seed).
+
+    Raises:
+        KitError: rows of different corpora, protocols, sections, references or profiles.
+    """
+    _one_table(rows)
+    lines = []
+    for _, group in _aggregate(rows):
+        first = group[0]
+        swap = (first.swap or {}).get("finding-F1")
+        versus = (first.constant_difference or {}).get("finding-F1")
+        lines.append(
+            {
+                "system": first.title,
+                "seeds": len(group),
+                **{metric: _cell(group, metric) for metric in metrics},
+                "distinct %": f"{np.mean([row.distinct_percent for row in group]):.1f}",
+                "in train %": f"{np.mean([row.verbatim_in_train_percent for row in group]):.1f}",
+                "finding-F1, images swapped": "-" if swap is None else _score(swap),
+                "finding-F1 minus constant": _difference(versus),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def provenance_table(rows: Sequence[ResultRow]) -> pd.DataFrame:
+    """One line per row: what was run on what, for how long, and the command that repeats it."""
+    return pd.DataFrame(
+        {
+            "run": row.run,
+            "seed": row.seed,
+            "corpus": row.corpus,
+            "protocol": row.protocol,
+            "studies": "/".join(str(row.studies[part]) for part in row.studies),
+            "selected on": row.selected_on,
+            "epoch": "-" if row.best_epoch is None else row.best_epoch,
+            "parameters": f"{row.parameters:,}",
+            "train s": f"{row.measured.train_seconds:.0f}",
+            "total s": f"{row.measured.total_seconds:.0f}",
+            "peak MB": f"{row.measured.peak_memory_mb:.0f}",
+            "device": row.measured.device,
+            "recipe": row.recipe_hash,
+            "split": row.split_fingerprint[:12],
+            "command": row.command,
+        }
+        for row in rows
+    )
+
+
+def read_published(path: Path | None = None) -> pd.DataFrame:
+    """Numbers from the literature (``data/published.csv``); metric columns are floats or NaN."""
+    path = path or published_csv()
+    if not path.is_file():
+        raise KitError(f"the published numbers are missing: {path.name} is not in {path.parent}")
+    return pd.read_csv(path)
+
+
+def published_table(protocol: str | None = None, path: Path | None = None) -> pd.DataFrame:
+    """Published rows as text, optionally of one protocol, with subset and source."""
+    table = read_published(path)
+    if protocol is not None:
+        table = table[table["protocol"] == protocol]
+    shown = table.copy()
+    for metric in PUBLISHED_METRICS:
+        shown[metric] = [_number(value) if pd.notna(value) else "-" for value in table[metric]]
+    return shown.reset_index(drop=True)
+
+
+def caption(rows: Sequence[ResultRow]) -> str:
+    """One sentence that says what was run on what."""
+    _one_table(rows)
+    row = rows[0]
+    images = "synthetic phantom radiographs, real report text" if row.synthetic else "real images"
+    counts = ", ".join(f"{row.studies[part]} {part}" for part in row.studies)
+    return (
+        f"Corpus {row.corpus} ({images}); protocol {row.protocol}; target {row.section}; "
+        f"{row.references} references; profile {row.profile}; studies: {counts}. "
+        "± is half the 95 % bootstrap interval over test studies unless marked SD."
+    )
+
+
+def write_table(
+    table: pd.DataFrame, name: str, *, text: str = "", folder: Path | None = None
+) -> None:
+    """Write ``name.md``, ``name.csv`` and ``name.tex``; each file is replaced atomically.
+
+    Args:
+        table: values as printed.
+        name: file name without ending.
+        text: caption, put above the Markdown table and into the LaTeX caption.
+        folder: default ``data/results/tables``.
+    """
+    folder = folder or results_dir() / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    above = f"{text}\n\n" if text else ""
+    latex = table.map(_latex).rename(columns=_latex)
+    body = latex.to_latex(
+        index=False, escape=False, caption=_latex(text) if text else None, label=f"tab:{name}"
+    )
+    contents = {
+        "md": above + table.to_markdown(index=False, disable_numparse=True) + "\n",
+        "csv": table.to_csv(index=False),
+        "tex": body,
+    }
+    for ending, content in contents.items():
+        temporary = folder / f"{name}.{ending}.tmp"
+        temporary.write_text(content, encoding="utf-8")
+        temporary.replace(folder / f"{name}.{ending}")
+
+
+_LATEX = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$", "$": r"\$"}
+
+
+def _latex(value: object) -> str:
+    return "".join(_LATEX.get(character, character) for character in str(value))
+
+
+def group_rows(rows: Sequence[ResultRow]) -> dict[str, list[ResultRow]]:
+    """Rows that may share a table, keyed by the table's name."""
+    groups: dict[str, list[ResultRow]] = {}
+    for row in rows:
+        section = row.section.replace("+", "_")
+        name = f"{row.corpus}_{row.protocol}_{section}_{row.references}"
+        # Lab rows are the committed ones; any other budget says so in the name.
+        name += "" if row.profile == "lab" else f"_{row.profile}"
+        groups.setdefault(name, []).append(row)
+    return groups
+
+
+def write_all_tables(rows: Sequence[ResultRow], folder: Path | None = None) -> list[str]:
+    """One results and one provenance table per corpus, protocol, section and references.
+
+    Returns:
+        The names of the tables written.
+    """
+    names = []
+    for name, group in group_rows(rows).items():
+        write_table(results_table(group), name, text=caption(group), folder=folder)
+        write_table(provenance_table(group), f"{name}_provenance", folder=folder)
+        names += [name, f"{name}_provenance"]
+    return names
