@@ -85,6 +85,8 @@ MULTIPLE_WORDS = frozenset({"multiple", "diffuse", "multilobar", "scattered"})
 EVERYWHERE_WORDS = frozenset({"scattered", "diffuse"})
 ANGLE_HEADS = frozenset({"costophrenic angle", "sulcus", "pleura"})
 
+MEDIASTINAL = frozenset({"mediastinum", "paratracheal", "trachea, carina"})
+
 _MIDLINE = {"midline": 1.0}
 _BOTH = {"bilateral": 1.0}
 _FOCAL = {"right": 0.57, "left": 0.43}
@@ -319,9 +321,10 @@ def _place_one(study: Study, finding: Finding, text: str, seed: int) -> tuple[Pl
     place_from = "code" if place is not None else ""
     if finding.name == "effusion" and head in ANGLE_HEADS:
         place, place_from = "costophrenic angle", "code"
-    if finding.name == "calc_node" and place is None and side is None and "hilum" not in qualifiers:
-        if {"mediastinum", "trachea, carina"} & set(qualifiers):
-            side, place, side_from, place_from = "midline", "", "code", "code"
+    if finding.name == "calc_node" and place is None and MEDIASTINAL & set(qualifiers):
+        place, place_from = "", "code"  # beside the windpipe, not in the hilum
+        if side is None:
+            side, side_from = "midline", "code"
     if rule.reads_text and (side is None or place is None):
         said_side, said_place = from_sentences(text, finding.name, side, place)
         if side is None and said_side is not None:
