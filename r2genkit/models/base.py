@@ -246,7 +246,7 @@ class ReportModel(nn.Module):
             "loss" (scalar, the sum of all other entries), "token_ce" (see
             :func:`token_cross_entropy`) and one entry per regulariser.
         """
-        self._require_tokens(batch)
+        self._require_tokens(batch, lengths=True)
         log_probs, trace = self.unroll(batch, trace=self.needs_trace_in_loss)
         parts = {
             "token_ce": token_cross_entropy(
@@ -311,8 +311,8 @@ class ReportModel(nn.Module):
         return batch.tags
 
     @staticmethod
-    def _require_tokens(batch: Batch) -> None:
-        if batch.tokens is None or batch.lengths is None:
+    def _require_tokens(batch: Batch, *, lengths: bool = False) -> None:
+        if batch.tokens is None or (lengths and batch.lengths is None):
             raise KitError("this minibatch has no token ids; load it with reports to score them.")
 
 
