@@ -50,7 +50,7 @@ def test_opening(path):
     parameters, imports, stamp = _code(notebook)[:3]
     assert "parameters" in parameters.metadata.tags
     assert all(
-        isinstance(node, ast.Import | ast.ImportFrom) or isinstance(node, ast.Expr)
+        isinstance(node, ast.Import | ast.ImportFrom | ast.Expr)
         for node in ast.parse(re.sub(r"^\s*[%!].*$", "", imports.source, flags=re.M)).body
     )
     assert "environment_stamp(" in stamp.source

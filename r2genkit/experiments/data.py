@@ -6,6 +6,7 @@ features, tags); what several recipes share within one process is kept in memory
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -22,7 +23,7 @@ from r2genkit.batches import (
     token_weights,
 )
 from r2genkit.corpora import CORPORA, load_corpus
-from r2genkit.corpora.splits import Split, make_split
+from r2genkit.corpora.splits import PARTS, Split, fingerprint, make_split
 from r2genkit.encoders import Encoder, build_encoder
 from r2genkit.encoders.features import PackedFeatures, cache_features
 from r2genkit.errors import KitError
@@ -41,8 +42,6 @@ from r2genkit.study import Study, by_id
 from r2genkit.text.cleaning import clean_report
 from r2genkit.text.sentences import normalise, split_sentences
 from r2genkit.text.vocabulary import Vocabulary
-
-PARTS = ("train", "validation", "test")
 
 
 @dataclass
@@ -116,7 +115,7 @@ def _limited(split: Split, data: DataConfig) -> Split:
             rng = numpy_rng(data.split_seed, f"limit/{name}")
             ids = sorted(rng.permutation(ids)[:limit].tolist())
         kept[name] = tuple(ids)
-    return Split.of(split.name, **kept)
+    return dataclasses.replace(split, **kept, fingerprint=fingerprint(kept))
 
 
 @lru_cache(maxsize=4)

@@ -26,10 +26,7 @@ class Check:
 
 
 def _python() -> str:
-    found = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 11):
-        raise KitError(f"Python {found} is too old: install Python 3.11 or newer")
-    return found
+    return ".".join(map(str, sys.version_info[:3]))
 
 
 def _torch() -> str:

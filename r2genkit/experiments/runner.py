@@ -36,7 +36,7 @@ from r2genkit.experiments.environment import (
 )
 from r2genkit.experiments.recipe import Recipe, load_recipe
 from r2genkit.experiments.results import METRICS, ResultRow, make_row, write_row
-from r2genkit.experiments.tagging import Tags, prepare_tags
+from r2genkit.experiments.tagging import prepare_tags
 from r2genkit.metrics import Evaluation, evaluate_reports
 from r2genkit.metrics.baselines import build_baseline
 from r2genkit.models import build_model
@@ -258,7 +258,7 @@ def _run(
             "parameters": outcome.parameters,
             "trainable_parameters": outcome.trainable_parameters,
             "signature": evaluation.signature,
-            "notes": [*outcome.notes, *evaluation.notes],
+            "notes": [*filter(None, [text.split.note]), *outcome.notes, *evaluation.notes],
             "command": command,
             "measured": {
                 "train_seconds": round(outcome.train_seconds, 2),

@@ -1,0 +1,128 @@
+import json
+
+import pytest
+
+from r2genkit.errors import KitError
+from r2genkit.experiments.results import METRICS, make_row, read_rows, write_row
+
+
+def row_content(**changes):
+    score = {"value": 0.5, "low": 0.4, "high": 0.6, "reason": ""}
+    content = {
+        "run": "03_show_tell",
+        "title": "Show and Tell",
+        "about": "test",
+        "order": 30,
+        "kind": "model",
+        "corpus": "phantom",
+        "synthetic": True,
+        "protocol": "grouped",
+        "section": "findings",
+        "references": "full",
+        "profile": "lab",
+        "seed": 0,
+        "recipe_hash": "0" * 16,
+        "code_hash": "1" * 16,
+        "split_fingerprint": "2" * 64,
+        "studies": {"train": 10, "validation": 2, "test": 3},
+        "selected_on": "validation finding-F1",
+        "best_epoch": 3,
+        "metrics": {name: dict(score) for name in METRICS},
+        "distinct_percent": 40.0,
+        "verbatim_in_train_percent": 10.0,
+        "extra": {},
+        "swap": None,
+        "swap_difference": None,
+        "constant_difference": None,
+        "parameters": 100,
+        "trainable_parameters": 50,
+        "signature": "s",
+        "notes": [],
+        "command": "r2genkit train 03_show_tell",
+        "measured": {
+            "train_seconds": 1.0,
+            "total_seconds": 2.0,
+            "peak_memory_mb": 3.0,
+            "device": "cpu",
+            "versions": {},
+            "git_revision": "abc",
+            "date": "2026-01-01",
+        },
+    }
+    content.update(changes)
+    return content
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("R2GENKIT_RESULTS", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "key",
+    sorted(
+        set(row_content()) - {"extra", "notes", "swap", "swap_difference", "constant_difference"}
+    ),
+)
+def test_a_row_without_a_key_is_refused(key):
+    content = row_content()
+    del content[key]
+    with pytest.raises(KitError, match=f"refused: {key}"):
+        make_row(content)
+
+
+def test_unknown_keys_and_missing_metrics_are_refused():
+    with pytest.raises(KitError, match="surprise"):
+        make_row(row_content(surprise=1))
+    metrics = row_content()["metrics"]
+    del metrics["METEOR"]
+    with pytest.raises(KitError, match="meteor"):
+        make_row(row_content(metrics=metrics))
+
+
+def test_a_missing_value_needs_a_reason():
+    metrics = row_content()["metrics"]
+    metrics["METEOR"] = {"value": None}
+    with pytest.raises(KitError, match="reason"):
+        make_row(row_content(metrics=metrics))
+    metrics["METEOR"] = {"value": None, "reason": "no Java"}
+    assert make_row(row_content(metrics=metrics)).metrics["METEOR"].value is None
+
+
+def test_writing_replaces_the_same_key_only(folder):
+    write_row(make_row(row_content()))
+    write_row(make_row(row_content(seed=1)))
+    write_row(make_row(row_content(title="again")))
+    rows = read_rows("lab")
+    assert [(row.seed, row.title) for row in rows] == [(0, "again"), (1, "Show and Tell")]
+
+
+def test_one_file_per_corpus(folder):
+    write_row(make_row(row_content()))
+    write_row(make_row(row_content(corpus="openi", synthetic=False)))
+    assert {path.name for path in folder.glob("*.jsonl")} == {"phantom.jsonl", "openi.jsonl"}
+    for path in folder.glob("*.jsonl"):
+        corpora = {json.loads(line)["corpus"] for line in path.read_text().splitlines()}
+        assert corpora == {path.stem}
+
+
+def test_smoke_rows_stay_out_of_the_committed_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("R2GENKIT_RESULTS", raising=False)
+    monkeypatch.setenv("R2GENKIT_RUNS", str(tmp_path / "runs"))
+    path = write_row(make_row(row_content(profile="smoke")))
+    assert tmp_path in path.parents
+
+
+def test_a_damaged_line_is_named(folder):
+    path = write_row(make_row(row_content()))
+    path.write_text(path.read_text() + "{half")
+    with pytest.raises(KitError, match=r"phantom.jsonl line 2"):
+        read_rows("lab")
+
+
+def test_numbers_leave_out_machine_and_moment():
+    first = make_row(row_content())
+    measured = {**row_content()["measured"], "train_seconds": 99.0}
+    assert make_row(row_content(measured=measured)).numbers() == first.numbers()
+    assert make_row(row_content(best_epoch=4)).numbers() != first.numbers()

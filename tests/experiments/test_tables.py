@@ -1,0 +1,67 @@
+import csv
+
+import pytest
+
+from r2genkit.errors import KitError
+from r2genkit.experiments.results import METRICS, make_row
+from r2genkit.experiments.tables import (
+    caption,
+    group_rows,
+    results_table,
+    write_all_tables,
+)
+from tests.experiments.test_results import row_content
+
+
+def make(value=0.5, **changes):
+    score = {"value": value, "low": value - 0.1, "high": value + 0.1}
+    return make_row(row_content(metrics={name: dict(score) for name in METRICS}, **changes))
+
+
+def test_baselines_come_first_and_values_carry_their_interval():
+    table = results_table(
+        [make(0.2), make(0.3, run="02_constant", title="constant", kind="baseline", order=10)]
+    )
+    assert list(table["system"]) == ["constant", "Show and Tell"]
+    assert table["BLEU-4"][1] == ".200 ± .100"
+
+
+def test_seeds_are_averaged_with_their_standard_deviation():
+    table = results_table([make(0.2, seed=0), make(0.4, seed=1)])
+    assert len(table) == 1
+    assert table["CIDEr"][0] == ".300 ± .141 (SD)"  # sample SD of .2 and .4
+
+
+@pytest.mark.parametrize(
+    "other", [{"corpus": "openi", "synthetic": False}, {"protocol": "r2gen"}, {"profile": "paper"}]
+)
+def test_what_cannot_be_compared_cannot_share_a_table(other):
+    rows = [make(), make(run="03_other", **other)]
+    with pytest.raises(KitError, match="cannot share a table"):
+        results_table(rows)
+    assert len(group_rows(rows)) == 2
+
+
+def test_synthetic_rows_say_so():
+    assert "synthetic" in caption([make()])
+    assert "real images" in caption([make(corpus="openi", synthetic=False)])
+
+
+def test_a_metric_that_did_not_run_is_named_not_zero():
+    metrics = row_content()["metrics"]
+    metrics["METEOR"] = {"value": None, "reason": "no Java"}
+    assert results_table([make_row(row_content(metrics=metrics))])["METEOR"][0] == "not run"
+
+
+def test_three_formats_agree(tmp_path):
+    (name, provenance) = write_all_tables([make()], folder=tmp_path)
+    markdown = (tmp_path / f"{name}.md").read_text()
+    with (tmp_path / f"{name}.csv").open() as file:
+        (line,) = list(csv.DictReader(file))
+    latex = (tmp_path / f"{name}.tex").read_text()
+    for text in (markdown, latex):
+        assert "Show and Tell" in text
+    assert line["BLEU-4"] == ".500 ± .100" and line["BLEU-4"] in markdown
+    assert r".500 $\pm$ .100" in latex and r"distinct \%" in latex
+    assert "r2genkit train" in (tmp_path / f"{provenance}.md").read_text()
+    assert not list(tmp_path.glob("*.tmp"))
