@@ -150,22 +150,29 @@ def read_r2gen(data_dir: Path, annotation: str | Path = "annotation.json") -> li
             twin = coded.get(_openi_id(entry["id"]))
             if twin is not None and not _same_text(twin.findings_text, entry["report"]):
                 twin = None
-            studies.append(
-                Study(
-                    id=entry["id"],
-                    views=tuple(
-                        View(image, "unknown", _find(image, roots)) for image in entry["image_path"]
-                    ),
-                    findings_text=entry["report"],
-                    impression_text="",
-                    findings=twin.findings if twin else (),
-                    normal=twin.normal if twin else None,
-                    corpus="r2gen",
-                    codes=twin.codes if twin else (),
-                    automatic_codes=twin.automatic_codes if twin else (),
-                )
-            )
+            studies.append(study_of(entry, roots, twin))
     return studies
+
+
+def study_of(entry: Mapping, roots: Sequence[Path], twin: Study | None = None) -> Study:
+    """One annotation entry as a study.
+
+    Args:
+        entry: with id, report and image_path.
+        roots: folders that image paths may be relative to; the first one that has the file wins.
+        twin: the Open-i study with the codes of this entry, if known.
+    """
+    return Study(
+        id=str(entry["id"]),
+        views=tuple(View(image, "unknown", _find(image, roots)) for image in entry["image_path"]),
+        findings_text=str(entry["report"]),
+        impression_text="",
+        findings=twin.findings if twin else (),
+        normal=twin.normal if twin else None,
+        corpus="r2gen",
+        codes=twin.codes if twin else (),
+        automatic_codes=twin.automatic_codes if twin else (),
+    )
 
 
 def _openi_id(annotated: str) -> str:

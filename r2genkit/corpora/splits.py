@@ -215,9 +215,11 @@ def _kit2018(
 ) -> tuple[dict[str, str], str]:
     from r2genkit.corpora.kit2018 import read_id_list
 
-    folder = annotation if annotation is not None else paths.data_dir()
-    train_file = None if folder is None else Path(folder) / "train_split.json"
-    if train_file is not None and (train_file.is_file() or annotation is not None):
+    folder = Path(annotation) if annotation is not None else paths.data_dir()
+    if folder is not None and folder.suffix == ".json":  # the file of another protocol
+        folder = folder.parent
+    train_file = None if folder is None else folder / "train_split.json"
+    if train_file is not None and train_file.is_file():
         test_file = train_file.with_name("test_split.json")
         wanted = dict.fromkeys(read_id_list(train_file), "train")
         test = read_id_list(test_file)
