@@ -1,0 +1,93 @@
+"""Does the system write different reports, and does it write or copy?
+
+All values are shares in 0..1 or words; tables print shares in per cent. A constant has one
+distinct report; a retrieval system copies every report verbatim from training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from r2genkit.metrics.nlg import bleu_counts, bleu_from_counts
+from r2genkit.seeds import numpy_rng
+from r2genkit.text.sentences import normalise, split_sentences
+
+NAMES = (
+    "distinct reports",
+    "verbatim in train",
+    "novel sentences",
+    "self-BLEU",
+    "mean length",
+)
+
+
+def self_bleu(reports: Sequence[str], *, pairs: int = 1000, seed: int = 0) -> float:
+    """Corpus BLEU-4 of random pairs of different studies' reports against each other.
+
+    1 for a constant, low where reports differ. Zhu et al. 2018 (Texygen) score each text against
+    all others; sampled pairs keep the cost linear and the value comparable between test sets of
+    different size, because it does not grow with the number of references.
+
+    Args:
+        reports: tokenised, N >= 2.
+        pairs: number of pairs drawn with replacement.
+        seed: names the draw.
+
+    Returns:
+        A share in 0..1; NaN for fewer than two reports.
+    """
+    if len(reports) < 2:
+        return math.nan
+    rng = numpy_rng(seed, "self-BLEU")
+    first = rng.integers(0, len(reports), pairs)
+    second = (first + rng.integers(1, len(reports), pairs)) % len(reports)
+    known: dict[tuple[str, str], np.ndarray] = {}
+    total = np.zeros(10, dtype=np.int64)
+    for i, j in zip(first, second):
+        pair = (reports[i], reports[j])
+        if pair not in known:
+            known[pair] = bleu_counts(*pair)
+        total += known[pair]
+    return float(bleu_from_counts(total)[3]) if total[0] else math.nan
+
+
+def diversity(
+    reports: Iterable[str],
+    train_texts: Iterable[str] | None = None,
+    *,
+    pairs: int = 1000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Diversity and memorisation of generated reports.
+
+    Args:
+        reports: generated reports, tokenised.
+        train_texts: training reports after the same cleaning; None leaves what needs them NaN.
+        pairs, seed: see :func:`self_bleu`.
+
+    Returns:
+        "distinct reports": different texts / reports; "verbatim in train": share of reports whose
+        text (case, punctuation and spacing aside) is a training report's; "novel sentences": share
+        of sentences that no training report contains; "self-BLEU"; "mean length" in words, full
+        stops not counted. Empty input gives NaN throughout.
+    """
+    reports = list(reports)
+    if not reports:
+        return dict.fromkeys(NAMES, math.nan)
+    forms = [normalise(report) for report in reports]
+    result = dict.fromkeys(NAMES, math.nan)
+    result["distinct reports"] = len(set(forms)) / len(forms)
+    result["mean length"] = float(np.mean([len(form.split()) for form in forms]))
+    result["self-BLEU"] = self_bleu(reports, pairs=pairs, seed=seed)
+    if train_texts is not None:
+        texts = list(train_texts)
+        known = {normalise(text) for text in texts}
+        result["verbatim in train"] = sum(form in known for form in forms) / len(forms)
+        seen = {normalise(s) for text in set(texts) for s in split_sentences(text)}
+        written = [normalise(s) for report in reports for s in split_sentences(report)]
+        if written:
+            result["novel sentences"] = sum(s not in seen for s in written) / len(written)
+    return result
