@@ -1,1 +1,347 @@
-"""Scores: BLEU, METEOR, ROUGE-L, CIDEr, clinical findings, diversity, intervals, baselines."""
+"""Scores: BLEU, METEOR, ROUGE-L, CIDEr, clinical findings, diversity, intervals, baselines.
+
+:func:`evaluate_reports` is the one door: texts in, an :class:`Evaluation` out, with a 95 %
+interval on every metric, the same metrics on subsets, and paired comparison of two systems.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from r2genkit.errors import KitError
+from r2genkit.metrics.diversity import diversity
+from r2genkit.metrics.findings import FindingScores, Policy, finding_f1
+from r2genkit.metrics.meteor import close_meteor
+from r2genkit.metrics.nlg import (
+    METRICS,
+    NLGScores,
+    check_pairs,
+    score_nlg,
+    truncated_references,
+)
+from r2genkit.metrics.uncertainty import (
+    Additive,
+    Difference,
+    additives_of_findings,
+    additives_of_nlg,
+    bootstrap,
+    paired_difference,
+    percentile_interval,
+    resample_weights,
+)
+from r2genkit.text.sentences import normalise
+
+__all__ = [
+    "ALL_METRICS",
+    "METRICS",
+    "Difference",
+    "Evaluation",
+    "FindingScores",
+    "NLGScores",
+    "close_meteor",
+    "evaluate_reports",
+    "finding_f1",
+    "score_nlg",
+    "truncated_references",
+]
+
+ALL_METRICS = (*METRICS, "finding-F1")
+"""Column names of every table, in order."""
+
+
+def _plain(value: Any) -> Any:
+    """Numbers as JSON has them: NaN and infinities become None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def _describe(differences: Mapping[str, Difference]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"value": d.value, "low": d.low, "high": d.high, "verdict": d.verdict}
+        for name, d in differences.items()
+    }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything measured about one system on one set of studies.
+
+    Attributes:
+        studies: ids, in the order of the arrays.
+        metrics: value by name: the seven of ``METRICS``, "finding-F1" (micro) with
+            "finding-precision", "finding-recall", "finding-F1 macro"; the same with " (coded)"
+            where codes were given.
+        intervals: (low, high) of the 95 % bootstrap interval by metric; empty without bootstrap.
+        per_study: one row per study: the metrics of the single study, "finding-F1", "words", and,
+            where known, "normal" and "seen".
+        subsets: by subset ("normal", "abnormal", "seen", "unseen"): number of studies, metrics and
+            intervals. CIDEr keeps the document frequencies of the full set.
+        diversity: see :func:`r2genkit.metrics.diversity.diversity`.
+        findings: finding scores against the reference text.
+        coded: finding scores against codes, or None.
+        versus_constant: paired differences to the constant, empty if none was given.
+        signature: what stands behind the numbers.
+        notes: one sentence for each thing to know.
+        references: SHA-256 of the reference texts; evaluations compare only if equal.
+        resamples, seed: of the bootstrap.
+    """
+
+    studies: tuple[str, ...]
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    per_study: pd.DataFrame
+    subsets: dict[str, dict[str, Any]]
+    diversity: dict[str, float]
+    findings: FindingScores
+    coded: FindingScores | None
+    versus_constant: dict[str, Difference]
+    signature: str
+    notes: tuple[str, ...]
+    references: str
+    resamples: int
+    seed: int
+    _additives: tuple[Additive, ...] = field(repr=False)
+
+    def compare(self, other: Evaluation, *, level: float = 0.95) -> dict[str, Difference]:
+        """This system minus another, metric by metric, on shared resamples of the studies.
+
+        Args:
+            other: evaluation on the same studies and references, in any order of studies.
+            level: coverage of the intervals.
+
+        Raises:
+            KitError: studies or reference texts differ.
+        """
+        if set(self.studies) != set(other.studies):
+            odd = sorted(set(self.studies) ^ set(other.studies))
+            raise KitError(
+                f"Cannot compare: {len(odd)} studies are in one evaluation only "
+                f"({', '.join(odd[:3])}): evaluate both systems on the same studies."
+            )
+        if self.references != other.references:
+            raise KitError(
+                "Cannot compare: the reference texts differ (full against truncated?): "
+                "evaluate both systems with the same references."
+            )
+        weights = resample_weights(
+            len(self.studies), resamples=self.resamples or 1000, seed=self.seed
+        )
+        place = {study: column for column, study in enumerate(self.studies)}
+        theirs = weights[:, [place[study] for study in other.studies]]
+        return paired_difference(
+            bootstrap(list(self._additives), weights),
+            bootstrap(list(other._additives), theirs),
+            self.metrics,
+            other.metrics,
+            level=level,
+        )
+
+    def to_dict(self, *, per_study: bool = False) -> dict[str, Any]:
+        """As plain JSON values; NaN becomes None.
+
+        Args:
+            per_study: include the table of single studies.
+        """
+
+        def findings(scores: FindingScores) -> dict[str, Any]:
+            return {
+                "policy": scores.policy,
+                "micro": scores.micro,
+                "macro_f1": scores.macro_f1,
+                "mean_study_f1": scores.mean_study_f1,
+                "negation_flip": scores.negation_flip,
+                "hallucination": scores.hallucination,
+                "omission": scores.omission,
+                "sensitivity": scores.sensitivity,
+                "specificity": scores.specificity,
+                "classes": scores.classes.to_dict(orient="index"),
+            }
+
+        content = {
+            "studies": len(self.studies),
+            "metrics": self.metrics,
+            "intervals": self.intervals,
+            "subsets": self.subsets,
+            "diversity": self.diversity,
+            "findings": findings(self.findings),
+            "coded": None if self.coded is None else findings(self.coded),
+            "versus_constant": _describe(self.versus_constant),
+            "signature": self.signature,
+            "notes": list(self.notes),
+            "references": self.references,
+            "resamples": self.resamples,
+            "seed": self.seed,
+        }
+        if per_study:
+            rows = self.per_study.astype(object).where(self.per_study.notna(), None)
+            content["per_study"] = rows.to_dict(orient="index")
+        return _plain(content)
+
+
+def _fingerprint(references: Mapping[str, str]) -> str:
+    lines = sorted(f"{study}\t{' '.join(text.split())}" for study, text in references.items())
+    return hashlib.sha256("\n".join(lines).encode(errors="replace")).hexdigest()
+
+
+def _flags(
+    per_study: pd.DataFrame, normal: Mapping[str, bool | None] | None, seen: Mapping[str, bool]
+) -> dict[str, np.ndarray]:
+    """Membership ``[N]`` of each subset that is neither empty nor everything."""
+    masks: dict[str, np.ndarray] = {}
+    if normal is not None:
+        values = [normal.get(study) for study in per_study.index]
+        per_study["normal"] = pd.array(values, dtype="boolean")
+        masks["normal"] = np.array([value is not None and bool(value) for value in values])
+        masks["abnormal"] = np.array([value is not None and not value for value in values])
+    if seen:
+        values = np.array([seen[study] for study in per_study.index])
+        per_study["seen"] = values
+        masks["seen"], masks["unseen"] = values, ~values
+    return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+def evaluate_reports(
+    hypotheses: Mapping[str, str],
+    references: Mapping[str, str],
+    *,
+    train_texts: Iterable[str] | None = None,
+    normal: Mapping[str, bool | None] | None = None,
+    coded: Mapping[str, Iterable[str]] | None = None,
+    meteor: bool = True,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    constant: str | Mapping[str, str] | None = None,
+    policy: Policy = "negative",
+    reference_text: str = "full",
+    timeout: float | None = None,
+) -> Evaluation:
+    """Score generated reports with everything the kit has.
+
+    Args:
+        hypotheses: generated report by study id, tokenised
+            (:func:`r2genkit.text.clean_report`); may be empty text.
+        references: reference report by study id, tokenised; the same ids.
+        train_texts: training reports after the same cleaning; gives memorisation and the subsets
+            "seen" (reference text occurs in training) and "unseen".
+        normal: whether a study is normal, by study id (None: not known); gives the subsets "normal"
+            and "abnormal" and the truth for abnormal sensitivity and specificity.
+        coded: names of finding types of each study, from codes or a renderer; adds finding scores
+            against them.
+        meteor: False skips METEOR.
+        bootstrap: resamples of the intervals; 0 for none.
+        seed: names the resamples; equal seeds keep systems paired.
+        constant: text (or texts by study) of the constant baseline; adds paired differences to it.
+        policy: what an uncertain finding counts as.
+        reference_text: how references were cut, for the signature.
+        timeout: seconds METEOR may take.
+
+    Raises:
+        KitError: ids of hypotheses and references differ.
+    """
+    studies = check_pairs(hypotheses, references)
+    hypotheses = {study: hypotheses[study] for study in studies}
+    scores = score_nlg(
+        hypotheses, references, meteor=meteor, reference_text=reference_text, timeout=timeout
+    )
+    findings = finding_f1(hypotheses, references, policy=policy, normal=normal)
+    against_codes = None
+    additives = [*additives_of_nlg(scores), *additives_of_findings(findings.counts)]
+    if coded is not None:
+        against_codes = finding_f1(
+            hypotheses, references, policy=policy, normal=normal, coded=coded
+        )
+        additives += additives_of_findings(against_codes.counts, " (coded)")
+    ones = np.ones((1, len(studies)))
+    metrics = dict(scores.corpus)
+    for additive in additives:
+        for name, values in additive.metrics(ones).items():
+            metrics.setdefault(name, float(values[0]))
+
+    per_study = scores.per_study.copy()
+    per_study["finding-F1"] = findings.per_study_f1
+    per_study["words"] = [len(normalise(text).split()) for text in hypotheses.values()]
+    seen: dict[str, bool] = {}
+    train = None if train_texts is None else list(train_texts)
+    if train is not None:
+        known = {normalise(text) for text in train}
+        seen = {study: normalise(references[study]) in known for study in studies}
+
+    weights = resample_weights(len(studies), resamples=bootstrap, seed=seed) if bootstrap else None
+
+    def intervals(mask: np.ndarray | None = None) -> dict[str, tuple[float, float]]:
+        if weights is None:
+            return {}
+        used = weights if mask is None else weights * mask
+        if mask is not None:  # a resample without any study of the subset says nothing about it
+            used = used[used.sum(axis=1) > 0]
+        return {
+            name: percentile_interval(values)
+            for additive in additives
+            for name, values in additive.metrics(used).items()
+        }
+
+    subsets = {}
+    for name, mask in _flags(per_study, normal, seen).items():
+        values = {
+            metric: float(value[0])
+            for additive in additives
+            for metric, value in additive.metrics(mask[None].astype(np.float64)).items()
+        }
+        subsets[name] = {
+            "studies": int(mask.sum()),
+            "metrics": values,
+            "intervals": {n: v for n, v in intervals(mask).items() if n in values},
+        }
+    notes = list(scores.notes)
+    if subsets:
+        notes.append("CIDEr of subsets uses the document frequencies of the full set.")
+    evaluation = Evaluation(
+        studies=studies,
+        metrics=metrics,
+        intervals=intervals(),
+        per_study=per_study,
+        subsets=subsets,
+        diversity=diversity(hypotheses.values(), train, seed=seed),
+        findings=findings,
+        coded=against_codes,
+        versus_constant={},
+        signature=f"{scores.signature}|finding-F1=micro,uncertain-{policy}",
+        notes=tuple(notes),
+        references=_fingerprint(references),
+        resamples=bootstrap,
+        seed=seed,
+        _additives=tuple(additives),
+    )
+    if constant is None:
+        return evaluation
+    texts = dict.fromkeys(studies, constant) if isinstance(constant, str) else constant
+    baseline = evaluate_reports(
+        texts,
+        references,
+        normal=normal,
+        coded=coded,
+        meteor=meteor,
+        bootstrap=0,
+        seed=seed,
+        policy=policy,
+        reference_text=reference_text,
+        timeout=timeout,
+    )
+    object.__setattr__(evaluation, "versus_constant", evaluation.compare(baseline))
+    return evaluation
