@@ -256,9 +256,8 @@ def _accept(
     record = _recorded(path)
     if record is not None and record["sha256"] != digest:
         raise KitError(
-            f"{partial}: sha256 {digest[:16]}... differs from {record['sha256'][:16]}... recorded "
-            f"at the first download; delete it, or delete {_side_file(path).name} if the server has a "
-            "new version."
+            f"{partial}: sha256 {digest[:12]}... differs from that of the first download; delete "
+            f"the file, or delete {_side_file(path).name} if the server has a new version."
         )
     if record is None:
         content = {"sha256": digest, "bytes": size, "url": url}
@@ -278,8 +277,8 @@ def verify(path: Path) -> str:
     record = _recorded(path)
     if record is not None and record["sha256"] != digest:
         raise KitError(
-            f"{path}: sha256 {digest[:16]}... differs from {record['sha256'][:16]}... recorded at "
-            "the first download; delete the file and download again."
+            f"{path}: sha256 {digest[:12]}... differs from that of the first download; delete the "
+            "file and download again."
         )
     if record is None:
         check_archive(path)
