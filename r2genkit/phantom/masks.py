@@ -1,0 +1,81 @@
+"""Where each finding is on each film.
+
+A mask answers "where would one point to show this finding?". For objects it is where the finding
+changes the line integrals; for changes of an organ it is the organ itself (the heart for
+cardiomegaly, the lungs for inflation), because the change is a border that has moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.ndimage import binary_closing, binary_dilation
+
+from r2genkit.phantom.anatomy import Anatomy
+from r2genkit.phantom.placement import PlacedFinding
+from r2genkit.phantom.projection import Frame, organs, spine_image
+
+LEAST_CHANGE = 0.04
+"""Change of the line integral below which nothing is visible on film."""
+
+
+def change_mask(change: np.ndarray, share: float = 0.15, least: float = LEAST_CHANGE) -> np.ndarray:
+    """Pixels whose absolute change exceeds ``least`` and ``share`` of the greatest change."""
+    size = np.abs(change)
+    return size > max(least, share * float(np.quantile(size, 0.999)))
+
+
+def organ_mask(finding: PlacedFinding, anatomy: Anatomy, frame: Frame) -> np.ndarray | None:
+    """Silhouette of the organ that a deforming finding concerns; None for all other types."""
+    name = finding.name
+    if name in ("hyperinflation", "hypoinflation", "interstitial"):
+        cut = organs(anatomy, frame)
+        return (cut.lung["left"] + cut.lung["right"]) > 25.0
+    if name == "cardiomegaly":
+        cut = organs(anatomy, frame)
+        return (cut.heart > 12.0) & (cut.above > 0.2)
+    if name in ("degen_spine", "scoliosis", "kyphosis"):
+        column = spine_image(anatomy, frame) > 0.05
+        if name == "degen_spine":
+            column &= (frame.v < anatomy.vertebra_y(4)) & (frame.v > anatomy.vertebra_y(14))
+        return binary_closing(column, iterations=2)
+    if name == "tortuous_aorta":
+        return _aorta_mask(anatomy, frame)
+    if name == "wide_mediastinum":
+        cut = organs(anatomy, frame)
+        return (cut.great > 10.0) & (frame.v > anatomy.arch_y - 50.0) & (frame.v < 125.0)
+    return None
+
+
+def _aorta_mask(a: Anatomy, frame: Frame) -> np.ndarray:
+    y = np.linspace(a.arch_y, a.arch_y - 130.0, 90)
+    x, z, radius = a.aorta(y)
+    out = np.zeros((frame.size, frame.size), bool)
+    ray = 2 if frame.projection == "frontal" else 0
+    across = x if ray == 2 else z
+    for row, v in enumerate(frame.v[:, 0]):
+        if y[-1] < v < y[0]:
+            centre = float(np.interp(-v, -y, across))
+            half = float(np.interp(-v, -y, radius))
+            out[row] |= np.abs(frame.u[row] - centre) < half
+    for solid in (a.pedicle[3], a.pedicle[2]):
+        low, high = solid.interval(ray, frame.u, frame.v)
+        out |= (high - low > 4.0) & (frame.v > a.arch_y - 40.0)
+    return out
+
+
+def dilated(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """The mask grown by a number of pixels."""
+    return binary_dilation(mask, iterations=pixels) if pixels else mask
+
+
+def centre_of(mask: np.ndarray) -> tuple[float, float] | None:
+    """Row and column of the mask's centre, None when empty."""
+    rows, columns = np.nonzero(mask)
+    return (float(rows.mean()), float(columns.mean())) if len(rows) else None
+
+
+def union(masks: Sequence[np.ndarray]) -> np.ndarray:
+    """All masks in one."""
+    return np.logical_or.reduce(list(masks))
