@@ -43,6 +43,8 @@ PARTS: tuple[str, ...] = ("train", "validation", "test")
 GROUPED_FRACTIONS: tuple[float, float, float] = (0.80, 0.08, 0.12)
 LARGEST_GROUP = 0.02
 """A text that alone would fill more of a part than this share belongs to the training set."""
+SMALL_GROUP = 5
+"""Texts of so many studies may go to any part, however small that is."""
 
 KIT2018_VALIDATION = 0.10
 """Share of the 2018 kit's training ids that become the validation set it lacks."""
@@ -139,7 +141,7 @@ def _grouped(
             members = members_list[index]
             fits = np.array(
                 [
-                    part == 0 or (len(members) <= max(1.0, largest[part]))
+                    part == 0 or (len(members) <= max(SMALL_GROUP, largest[part]))
                     for part in range(len(PARTS))
                 ]
             )
