@@ -98,6 +98,9 @@ class Evaluation:
         versus_constant: paired differences to the constant, empty if none was given.
         signature: what stands behind the numbers.
         notes: one sentence for each thing to know.
+        reasons: why a metric is NaN, by metric.
+        extra: further scalars by name, for result rows: finding rates, and the metrics of
+            subsets as e.g. "BLEU-4 (abnormal)".
         references: SHA-256 of the reference texts; evaluations compare only if equal.
         resamples, seed: of the bootstrap.
     """
@@ -113,16 +116,21 @@ class Evaluation:
     versus_constant: dict[str, Difference]
     signature: str
     notes: tuple[str, ...]
+    reasons: dict[str, str]
+    extra: dict[str, float]
     references: str
     resamples: int
     seed: int
     _additives: tuple[Additive, ...] = field(repr=False)
 
-    def compare(self, other: Evaluation, *, level: float = 0.95) -> dict[str, Difference]:
+    def compare(
+        self, other: Evaluation, *, seed: int | None = None, level: float = 0.95
+    ) -> dict[str, Difference]:
         """This system minus another, metric by metric, on shared resamples of the studies.
 
         Args:
             other: evaluation on the same studies and references, in any order of studies.
+            seed: names the resamples; default: those of this evaluation.
             level: coverage of the intervals.
 
         Raises:
@@ -140,7 +148,9 @@ class Evaluation:
                 "evaluate both systems with the same references."
             )
         weights = resample_weights(
-            len(self.studies), resamples=self.resamples or 1000, seed=self.seed
+            len(self.studies),
+            resamples=self.resamples or 1000,
+            seed=self.seed if seed is None else seed,
         )
         place = {study: column for column, study in enumerate(self.studies)}
         theirs = weights[:, [place[study] for study in other.studies]]
@@ -184,6 +194,8 @@ class Evaluation:
             "versus_constant": _describe(self.versus_constant),
             "signature": self.signature,
             "notes": list(self.notes),
+            "reasons": self.reasons,
+            "extra": self.extra,
             "references": self.references,
             "resamples": self.resamples,
             "seed": self.seed,
@@ -309,6 +321,24 @@ def evaluate_reports(
             "intervals": {n: v for n, v in intervals(mask).items() if n in values},
         }
     notes = list(scores.notes)
+    reasons = {}
+    if math.isnan(metrics["METEOR"]):
+        reasons["METEOR"] = next(note for note in notes if note.startswith("METEOR"))
+    for name in metrics:
+        if name.startswith("finding") and math.isnan(metrics[name]):
+            reasons[name] = "No study has a positive finding to divide by."
+    extra = {
+        "finding-F1 macro": findings.macro_f1,
+        "finding-F1 mean of studies": findings.mean_study_f1,
+        "negation flip": findings.negation_flip,
+        "hallucination": findings.hallucination,
+        "omission": findings.omission,
+        "abnormal sensitivity": findings.sensitivity,
+        "abnormal specificity": findings.specificity,
+    }
+    for subset, content in subsets.items():
+        extra |= {f"{metric} ({subset})": content["metrics"].get(metric) for metric in ALL_METRICS}
+    extra = {k: float(v) for k, v in extra.items() if v is not None and math.isfinite(v)}
     if subsets:
         notes.append("CIDEr of subsets uses the document frequencies of the full set.")
     evaluation = Evaluation(
@@ -323,6 +353,8 @@ def evaluate_reports(
         versus_constant={},
         signature=f"{scores.signature}|finding-F1=micro,uncertain-{policy}",
         notes=tuple(notes),
+        reasons=reasons,
+        extra=extra,
         references=_fingerprint(references),
         resamples=bootstrap,
         seed=seed,

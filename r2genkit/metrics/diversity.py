@@ -1,7 +1,6 @@
 """Does the system write different reports, and does it write or copy?
 
-All values are shares in 0..1 or words; tables print shares in per cent. A constant has one
-distinct report; a retrieval system copies every report verbatim from training.
+A constant has one distinct report; a retrieval system copies every report verbatim from training.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from r2genkit.seeds import numpy_rng
 from r2genkit.text.sentences import normalise, split_sentences
 
 NAMES = (
-    "distinct reports",
-    "verbatim in train",
-    "novel sentences",
-    "self-BLEU",
-    "mean length",
+    "distinct_percent",
+    "verbatim_in_train_percent",
+    "novel_sentences_percent",
+    "self_bleu",
+    "mean_words",
 )
 
 
@@ -69,25 +68,28 @@ def diversity(
         pairs, seed: see :func:`self_bleu`.
 
     Returns:
-        "distinct reports": different texts / reports; "verbatim in train": share of reports whose
-        text (case, punctuation and spacing aside) is a training report's; "novel sentences": share
-        of sentences that no training report contains; "self-BLEU"; "mean length" in words, full
-        stops not counted. Empty input gives NaN throughout.
+        "distinct_percent": different texts among 100 reports; "verbatim_in_train_percent": reports
+        whose text (case, punctuation and spacing aside) is a training report's;
+        "novel_sentences_percent": sentences that no training report contains; "self_bleu" in 0..1;
+        "mean_words", full stops not counted. Empty input gives NaN throughout.
     """
     reports = list(reports)
     if not reports:
         return dict.fromkeys(NAMES, math.nan)
     forms = [normalise(report) for report in reports]
     result = dict.fromkeys(NAMES, math.nan)
-    result["distinct reports"] = len(set(forms)) / len(forms)
-    result["mean length"] = float(np.mean([len(form.split()) for form in forms]))
-    result["self-BLEU"] = self_bleu(reports, pairs=pairs, seed=seed)
+    result["distinct_percent"] = 100 * len(set(forms)) / len(forms)
+    result["mean_words"] = float(np.mean([len(form.split()) for form in forms]))
+    result["self_bleu"] = self_bleu(reports, pairs=pairs, seed=seed)
     if train_texts is not None:
         texts = list(train_texts)
         known = {normalise(text) for text in texts}
-        result["verbatim in train"] = sum(form in known for form in forms) / len(forms)
+        result["verbatim_in_train_percent"] = (
+            100 * sum(form in known for form in forms) / len(forms)
+        )
         seen = {normalise(s) for text in set(texts) for s in split_sentences(text)}
         written = [normalise(s) for report in reports for s in split_sentences(report)]
         if written:
-            result["novel sentences"] = sum(s not in seen for s in written) / len(written)
+            novel = sum(s not in seen for s in written)
+            result["novel_sentences_percent"] = 100 * novel / len(written)
     return result

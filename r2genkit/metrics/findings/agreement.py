@@ -79,7 +79,7 @@ def agreement_with_codes(
     if not kept:
         raise KitError("No coded study with text is left to compare: pass Open-i studies.")
     labeler = labeler or default_labeler()
-    labels = _positives(labeler.matrix(texts, other=True), policy)
+    labels = _positives(labeler.label_matrix(texts, other=True), policy)
     coded = coded_matrix({f.name for f in parse_codes(study.codes)} for study in kept) == 1
     found = labels[:, : len(FINDING_TYPES)]
     counts = np.stack([found & coded, found & ~coded, ~found & coded], axis=-1).sum(axis=0)

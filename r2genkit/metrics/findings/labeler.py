@@ -291,7 +291,7 @@ class FindingLabeler:
                 strengths[row, column] = strength
         return strengths
 
-    def matrix(self, texts: Iterable[str], *, other: bool = False) -> np.ndarray:
+    def label_matrix(self, texts: Iterable[str], *, other: bool = False) -> np.ndarray:
         """Labels of many reports.
 
         Args:
@@ -302,12 +302,12 @@ class FindingLabeler:
             int8 ``[N, F]`` (``[N, F + 1]``): 1 positive, 2 uncertain, 0 negative, -1 not mentioned;
             columns in the order of :attr:`findings`.
         """
-        return self.matrix_and_denials(texts, other=other)[0]
+        return self.label_matrix_and_denials(texts, other=other)[0]
 
-    def matrix_and_denials(
+    def label_matrix_and_denials(
         self, texts: Iterable[str], *, other: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Labels as in :meth:`matrix`, and where a negative label comes from a negation word.
+        """Labels as in :meth:`label_matrix`, and where a negative label comes from a negation word.
 
         Returns:
             Labels int8 and denials bool, both ``[N, F]`` (``[N, F + 1]``). "No effusion" denies
@@ -320,7 +320,7 @@ class FindingLabeler:
 
     def label(self, text: str) -> dict[str, Polarity]:
         """Label of each finding type that the report mentions ("other" included)."""
-        row = self.matrix([text], other=True)[0]
+        row = self.label_matrix([text], other=True)[0]
         return {name: _NAMES[int(code)] for name, code in zip(self._columns, row) if code != ABSENT}
 
     def explain(self, text: str) -> list[Mention]:
@@ -341,7 +341,7 @@ class FindingLabeler:
         Returns:
             bool ``[N]``.
         """
-        labels = self.matrix(texts, other=True)
+        labels = self.label_matrix(texts, other=True)
         found = labels == POSITIVE
         return (found | (labels == UNCERTAIN) if uncertain else found).any(axis=1)
 
@@ -353,5 +353,5 @@ def default_labeler() -> FindingLabeler:
 
 
 def label_matrix(texts: Iterable[str]) -> np.ndarray:
-    """int8 ``[N, F]`` of the default labeler; see :meth:`FindingLabeler.matrix`."""
-    return default_labeler().matrix(texts)
+    """int8 ``[N, F]`` of the default labeler; see :meth:`FindingLabeler.label_matrix`."""
+    return default_labeler().label_matrix(texts)

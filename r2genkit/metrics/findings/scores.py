@@ -92,7 +92,7 @@ def coded_matrix(findings: Iterable[Iterable[str]]) -> np.ndarray:
             ("other").
 
     Returns:
-        int8 ``[N, F]`` as :meth:`FindingLabeler.matrix` gives.
+        int8 ``[N, F]`` as :meth:`FindingLabeler.label_matrix` gives.
     """
     rows = [set(names) for names in findings]
     matrix = np.full((len(rows), len(FINDING_TYPES)), ABSENT, dtype=np.int8)
@@ -135,8 +135,8 @@ def finding_f1(
     """
     studies = check_pairs(hypotheses, references)
     labeler = labeler or default_labeler()
-    found = labeler.matrix([hypotheses[study] for study in studies], other=True)
-    labels, denied = labeler.matrix_and_denials([references[s] for s in studies], other=True)
+    found = labeler.label_matrix([hypotheses[study] for study in studies], other=True)
+    labels, denied = labeler.label_matrix_and_denials([references[s] for s in studies], other=True)
     abnormal_found = _positives(found, policy).any(axis=1)
     abnormal = _positives(labels, policy).any(axis=1)
     for row, study in enumerate(studies):
