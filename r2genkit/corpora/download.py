@@ -31,7 +31,8 @@ from r2genkit.corpora.openi import REPORTS_NAME, wheel_file
 from r2genkit.corpora.r2gen import DataWarning, write_text_atomic
 from r2genkit.errors import KitError
 
-CHUNK = 1 << 20
+CHUNK = 1 << 16
+"""Bytes per write; what a broken connection can lose at most."""
 ATTEMPTS = 5
 """Connections made for one file before giving up; each resumes where the last one broke off."""
 TIMEOUT_S = (10, 60)
@@ -148,8 +149,12 @@ def _connect(url: str, partial: Path) -> tuple[requests.Response, int]:
     return response, offset
 
 
-def _receive(url: str, partial: Path, progress: bool) -> int | None:
-    """One connection: append to ``partial`` what comes. Returns the announced full length."""
+def _receive(url: str, partial: Path, progress: bool) -> tuple[int | None, bool]:
+    """One connection: append to ``partial`` what comes.
+
+    Returns:
+        (announced full length in bytes or None, whether the transfer ended as it should).
+    """
     response, offset = _connect(url, partial)
     with response:
         total = _total(response, offset)
@@ -168,10 +173,13 @@ def _receive(url: str, partial: Path, progress: bool) -> int | None:
             disable=not progress,
         )
         with bar, partial.open("ab" if offset else "wb") as file:
-            for chunk in response.iter_content(CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
-    return total
+            try:
+                for chunk in response.iter_content(CHUNK):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+            except (requests.exceptions.ChunkedEncodingError, requests.ConnectionError):
+                return total, False
+    return total, total is None or partial.stat().st_size == total
 
 
 def fetch(
@@ -201,24 +209,20 @@ def fetch(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     total: int | None = None
-    reached = False
+    reached = whole = False
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(pause_s * 2 ** (attempt - 1))
         try:
-            total = _receive(url, partial, progress)
+            total, whole = _receive(url, partial, progress)
             reached = True
-        except requests.exceptions.ChunkedEncodingError:
-            reached = True
-            continue
         except (requests.ConnectionError, requests.Timeout):
             if not reached and not partial.is_file():
                 break
-            continue
         except requests.RequestException as error:
             raise KitError(f"{url}: cannot be fetched ({error}).") from error
-        if total is None or partial.stat().st_size >= total:
-            break
+        if whole:
+            return _accept(partial, path, url, check)
     size = partial.stat().st_size if partial.is_file() else 0
     host = urlsplit(url).hostname
     if not reached:
@@ -227,17 +231,13 @@ def fetch(
             f"{host} cannot be reached{kept}: check the internet connection and run again, or work "
             "offline with the embedded corpus 'phantom'."
         )
-    if total is None or size != total:
-        said = "no length" if total is None else f"{total:,} bytes"
-        if total is not None and size > total:
-            partial.unlink()
-        if total is None and size:
-            return _accept(partial, path, url, check)
-        raise KitError(
-            f"{path.name}: the transfer from {host} broke off ({size:,} bytes arrived, {said} "
-            "announced); run the same command again to resume."
-        )
-    return _accept(partial, path, url, check)
+    said = "no length" if total is None else f"{total:,} bytes"
+    if total is not None and size > total:
+        partial.unlink()
+    raise KitError(
+        f"{path.name}: the transfer from {host} broke off ({size:,} bytes arrived, {said} "
+        "announced); run the same command again to resume."
+    )
 
 
 def _accept(

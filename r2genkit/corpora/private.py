@@ -217,7 +217,7 @@ def read_table(path: Path, folder: Path | None = None) -> tuple[list[Study], lis
                         f"study {study.id}: there is no image {view.id} in {folder}.",
                     )
                 )
-    if not studies:
+    if not studies and not problems:
         problems.append(TableProblem(1, "", "the table lists no study."))
     return studies, sorted(problems, key=lambda problem: problem.line)
 
