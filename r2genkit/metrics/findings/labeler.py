@@ -169,10 +169,15 @@ class FindingLabeler:
 
     @staticmethod
     def _longest(matches: list[_Match]) -> list[_Match]:
-        """Triggers that overlap: the longest stays, then the earlier listed."""
+        """Triggers that overlap: the longest stays; the same words may act both ways ("versus")."""
         kept: list[_Match] = []
         for match in sorted(matches, key=lambda m: (m.start - m.end, m.start)):
-            if all(match.end <= other.start or match.start >= other.end for other in kept):
+            if all(
+                match.end <= other.start
+                or match.start >= other.end
+                or (match.start, match.end) == (other.start, other.end)
+                for other in kept
+            ):
                 kept.append(match)
         return kept
 

@@ -1,0 +1,251 @@
+"""Phrases, negation, doubt, aggregation: rule by rule on made-up sentences."""
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from r2genkit.corpora.mesh import FINDING_TYPES
+from r2genkit.errors import KitError
+from r2genkit.metrics.findings import (
+    ABSENT,
+    NEGATIVE,
+    POSITIVE,
+    UNCERTAIN,
+    FindingLabeler,
+    default_labeler,
+    label_matrix,
+)
+from r2genkit.metrics.findings.labeler import PHRASES_FILE
+from r2genkit.metrics.findings.phrases import compile_phrase
+
+LABELER = default_labeler()
+
+
+@pytest.mark.parametrize(
+    ("phrase", "hits", "misses"),
+    [
+        ("effusion", ["effusion", "an effusion here"], ["effusions", "noneffusion"]),
+        ("calcif*", ["calcified", "calcification x"], ["recalcified"]),
+        ("large|small mass", ["a small mass"], ["small round mass", "large"]),
+        ("heart ~2 large", ["heart large", "heart is very large"], ["heart is not very large"]),
+        ("acute? disease", ["disease", "acute disease"], ["acute"]),
+    ],
+)
+def test_phrase_language(phrase, hits, misses):
+    compiled = compile_phrase(phrase)
+    for sentence in hits:
+        match = compiled.pattern.search(f" {sentence} ")
+        assert match, sentence
+        words = match.group().split()
+        assert any(
+            word == anchor or (anchor.endswith("*") and word.startswith(anchor[:-1]))
+            for word in words
+            for anchor in compiled.anchors
+        )
+    for sentence in misses:
+        assert not compiled.pattern.search(f" {sentence} "), sentence
+
+
+@pytest.mark.parametrize("phrase", ["", "~2 heart", "heart ~2", "heart?", "a|", "t-spine", "b(c"])
+def test_bad_phrases_are_refused(phrase):
+    with pytest.raises(KitError):
+        compile_phrase(phrase)
+
+
+CASES = [
+    # plain mentions, one per type
+    ("Mild degenerative changes of the thoracic spine.", {"degen_spine": "positive"}),
+    ("Degenerative changes of the left shoulder.", {"degen_spine": None, "other": "positive"}),
+    ("The heart is mildly enlarged.", {"cardiomegaly": "positive"}),
+    ("Calcified granuloma in the left lung.", {"calc_granuloma": "positive", "nodule": None}),
+    ("Patchy opacity in the lingula.", {"opacity": "positive", "consolidation": None}),
+    ("Streaky bibasilar opacities.", {"atelectasis": "positive", "opacity": None}),
+    ("Low lung volumes.", {"hypoinflation": "positive"}),
+    ("Flattened diaphragms.", {"hyperinflation": "positive"}),
+    ("Prominent interstitial markings.", {"interstitial": "positive"}),
+    ("Tortuous aorta.", {"tortuous_aorta": "positive"}),
+    ("The thoracic aorta is calcified.", {"aortic_calc": "positive", "calc_node": None}),
+    ("A 1.7 cm nodule in the right apex.", {"nodule": "positive"}),
+    ("Blunting of the left costophrenic angle.", {"effusion": "positive"}),
+    ("Right lower lobe infiltrate.", {"consolidation": "positive"}),
+    ("Biapical scarring.", {"scar": "positive"}),
+    ("Calcified hilar lymph nodes.", {"calc_node": "positive", "calc_granuloma": None}),
+    ("Right IJ catheter tip in the SVC.", {"catheter": "positive"}),
+    ("Elevated right hemidiaphragm.", {"elev_diaphragm": "positive"}),
+    ("Surgical clips in the axilla.", {"clips": "positive"}),
+    ("Mild pulmonary edema.", {"congestion": "positive"}),
+    ("Thoracic scoliosis.", {"scoliosis": "positive"}),
+    ("Left chest pacemaker.", {"pacemaker": "positive"}),
+    ("Healed left rib fractures.", {"rib_fracture": "positive", "wedge_fracture": None}),
+    ("Compression fracture of T12.", {"wedge_fracture": "positive", "rib_fracture": None}),
+    ("Apical pleural thickening.", {"pleural_thick": "positive"}),
+    ("Large hiatal hernia.", {"hiatal_hernia": "positive", "cardiomegaly": None}),
+    ("Prominent left hilum.", {"hilar_prominence": "positive"}),
+    ("The bones are osteopenic.", {"osteopenia": "positive"}),
+    ("Exaggerated thoracic kyphosis.", {"kyphosis": "positive"}),
+    ("Endotracheal tube in place.", {"tube": "positive"}),
+    ("Widened mediastinum.", {"wide_mediastinum": "positive"}),
+    ("Small left pneumothorax.", {"pneumothorax": "positive"}),
+    ("Sternotomy wires are intact.", {"sternotomy": "positive"}),
+    ("Cervical spinal fusion.", {"spinal_fusion": "positive"}),
+    ("Overlying EKG leads.", {"leads": "positive"}),
+    ("Bullae in both apices.", {"bulla": "positive"}),
+    # negation before, after, inside; lists; terminators
+    (
+        "No focal consolidation, pleural effusion, or pneumothorax.",
+        {"consolidation": "negative", "effusion": "negative", "pneumothorax": "negative"},
+    ),
+    ("Lungs are free of nodules.", {"nodule": "negative"}),
+    ("Pneumothorax is not seen.", {"pneumothorax": "negative"}),
+    ("The effusion has resolved.", {"effusion": "negative"}),
+    ("The heart is not enlarged.", {"cardiomegaly": "negative"}),
+    (
+        "No pneumothorax but a small effusion.",
+        {"pneumothorax": "negative", "effusion": "positive"},
+    ),
+    (
+        "No effusion, however there is cardiomegaly.",
+        {"effusion": "negative", "cardiomegaly": "positive"},
+    ),
+    ("Scarring without effusion.", {"scar": "positive", "effusion": "negative"}),
+    ("No change in the effusion.", {"effusion": "positive"}),
+    ("Noncalcified nodule.", {"nodule": "positive", "calc_granuloma": None}),
+    # the normal stated in so many words
+    ("Heart size is normal.", {"cardiomegaly": "negative"}),
+    ("Heart size is not normal.", {"cardiomegaly": "positive"}),
+    ("Normal cardiac silhouette.", {"cardiomegaly": "negative"}),
+    ("The lungs are clear.", {"opacity": "negative", "consolidation": "negative"}),
+    ("no effusion heart size normal", {"cardiomegaly": "negative", "effusion": "negative"}),
+    # doubt
+    ("Possible nodule.", {"nodule": "uncertain"}),
+    ("This may represent pneumonia.", {"consolidation": "uncertain"}),
+    ("Effusion cannot be excluded.", {"effusion": "uncertain"}),
+    ("A mass is not excluded.", {"nodule": "uncertain"}),
+    ("Cannot exclude pneumothorax.", {"pneumothorax": "uncertain"}),
+    ("Heart size at the upper limits of normal.", {"cardiomegaly": "uncertain"}),
+    ("Atelectasis versus infiltrate.", {"atelectasis": "uncertain", "consolidation": "uncertain"}),
+    ("Borderline cardiomegaly.", {"cardiomegaly": "positive"}),
+    # nothing
+    ("", {}),
+    ("XXXX XXXX.", {}),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), CASES)
+def test_sentences(text, expected):
+    found = LABELER.label(text)
+    for finding, polarity in expected.items():
+        assert found.get(finding) == polarity, LABELER.explain(text)
+    if not expected:
+        assert found == {}
+
+
+def test_every_type_has_a_case():
+    assert {name for _, e in CASES for name, p in e.items() if p == "positive"} >= set(
+        FINDING_TYPES
+    )
+
+
+@pytest.mark.parametrize(
+    ("sentences", "expected"),
+    [
+        (["No effusion.", "Possible effusion."], "uncertain"),
+        (["No effusion.", "Small effusion."], "positive"),
+        (["Possible effusion.", "Small effusion."], "positive"),
+        (["No effusion.", "No effusion."], "negative"),
+    ],
+)
+def test_aggregation(sentences, expected):
+    assert LABELER.label(" ".join(sentences))["effusion"] == expected
+    assert LABELER.label(" ".join(reversed(sentences)))["effusion"] == expected
+
+
+def test_matrix_codes_and_other():
+    texts = ["Small effusion.", "No effusion.", "Possible effusion.", "Clear.", "Left mastectomy."]
+    column = FINDING_TYPES.index("effusion")
+    matrix = label_matrix(texts)
+    assert matrix.dtype == np.int8 and matrix.shape == (5, len(FINDING_TYPES))
+    assert matrix[:, column].tolist() == [POSITIVE, NEGATIVE, UNCERTAIN, ABSENT, ABSENT]
+    assert LABELER.label_matrix(texts, other=True)[:, -1].tolist()[-1] == POSITIVE
+    assert LABELER.abnormal(texts).tolist() == [True, False, True, False, True]
+    assert LABELER.abnormal(texts, uncertain=False).tolist() == [True, False, False, False, True]
+    assert label_matrix([]).shape == (0, len(FINDING_TYPES))
+
+
+def test_denied_is_not_the_same_as_stated_normal():
+    labels, denied = LABELER.label_matrix_and_denials(["No cardiomegaly.", "Heart size normal."])
+    column = FINDING_TYPES.index("cardiomegaly")
+    assert labels[:, column].tolist() == [NEGATIVE, NEGATIVE]
+    assert denied[:, column].tolist() == [True, False]
+
+
+def test_explanations_point_at_the_words():
+    text = "Heart normal. No effusion but a small left-sided pneumothorax."
+    mentions = LABELER.explain(text)
+    for mention in mentions:
+        words = mention.sentence.split()
+        assert " ".join(words[slice(*mention.span)]) == mention.phrase
+        assert mention.trigger in mention.sentence
+    by_finding = {mention.finding: mention for mention in mentions}
+    assert by_finding["effusion"].trigger == "no"
+    assert by_finding["effusion"].sentence_index == 1
+    assert by_finding["pneumothorax"].polarity == "positive"
+    assert by_finding["pneumothorax"].trigger == ""
+    assert by_finding["cardiomegaly"].rule.startswith("normal: ")
+
+
+@given(st.lists(st.sampled_from([text for text, _ in CASES]), max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_labels_do_not_depend_on_memory_case_or_order_of_sentences(texts):
+    report = " ".join(texts)
+    fresh = LABELER.label(report)
+    assert LABELER.label(report.upper()) == fresh
+    assert LABELER.label(" ".join(reversed(texts))) == fresh
+    assert {m.finding for m in LABELER.explain(report)} == set(fresh)
+
+
+def test_raw_and_cleaned_reports_get_the_same_labels():
+    from r2genkit.text import clean_report
+
+    for text, _ in CASES:
+        assert LABELER.label(clean_report(text)) == LABELER.label(text)
+
+
+def test_phrase_file_is_checked(tmp_path):
+    content = yaml.safe_load(PHRASES_FILE.read_text(encoding="utf-8"))
+
+    def broken(change, message):
+        changed = {key: dict(value) for key, value in content.items()}
+        change(changed)
+        path = tmp_path / "phrases.yaml"
+        path.write_text(yaml.safe_dump(changed), encoding="utf-8")
+        with pytest.raises(KitError, match=message):
+            FindingLabeler(path)
+
+    broken(lambda c: c.update(nonsense={"name": "x"}), "unknown finding type 'nonsense'")
+    broken(lambda c: c.pop("scar"), "no phrases for finding type 'scar'")
+    broken(lambda c: c["scar"].update(mention=["x"]), "unknown key 'mention'")
+    broken(lambda c: c["scope"].pop("neutral"), "scope must have exactly")
+    broken(lambda c: c["scar"].update(mentions=["~1 scar"]), "start and end with a word")
+
+
+def test_every_phrase_can_match_and_every_type_is_described():
+    content = yaml.safe_load(PHRASES_FILE.read_text(encoding="utf-8"))
+    for name, entry in content.items():
+        if name == "scope":
+            continue
+        assert entry["name"] and "chexpert" in entry
+        for kind in ("mentions", "normal", "doubtful", "except"):
+            phrases = entry.get(kind) or []
+            assert len(phrases) == len(set(phrases)), f"{name}: a phrase stands there twice"
+            for phrase in phrases:
+                example = " ".join(
+                    item.split("|")[0].rstrip("*?")
+                    for item in phrase.split()
+                    if not item.startswith("~")
+                )
+                assert compile_phrase(phrase).pattern.search(f" {example} "), phrase
+    assert LABELER.chexpert["congestion"] == "Edema"
+    assert LABELER.titles["degen_spine"] == "degenerative change of the spine"
