@@ -39,7 +39,11 @@ class Problem:
         """``file: message``, with the study named where the message does not."""
         if self.message.startswith(self.file):
             return self.message
-        named = "" if not self.study or self.study in self.message else f"study {self.study}: "
+        named = (
+            ""
+            if not self.study or f"study {self.study}" in self.message
+            else f"study {self.study}: "
+        )
         return f"{self.file}: {named}{self.message}"
 
 
