@@ -17,6 +17,7 @@ of the diaphragm near y = -80.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -55,7 +56,7 @@ MU_AIR = 0.0008
 MU_BLOOD = 0.0022  # on top of soft tissue
 MU_FAT = -0.0022  # on top of soft tissue
 MU_VESSEL = 0.026
-MU_RIB = 0.036
+MU_RIB = 0.050
 
 # Lung cross-sections by depth d below the apex (mm): lateral and medial border (|x|), front and
 # back (z). The medial border nearly meets the midline; spine and mediastinum are cut out later.
@@ -191,7 +192,7 @@ class Lung:
         flat = 1.0 - 0.055 * float(np.clip(t["inflation"], -3.0, 6.0))
         rise = 6.5 * t[f"dome_{side}"]
         own = -72.0 if side == "right" else -84.0
-        self.dome_top = own - 7.0 * t["inflation"] + rise
+        self.dome_top = own - 7.5 * t["inflation"] + rise
         self.dome_x = self.sign * (70.0 + (2.0 if side == "right" else 0.0))
         self.dome_z = 20.0 + 4.0 * n["dome_shape"]
         bulge = 1.0 + 0.012 * max(rise, 0.0)
@@ -228,13 +229,13 @@ class Lung:
             - self.dome_cz * (np.asarray(z) - self.dome_z) ** 2
         )
 
-    def contains(self, xyz: np.ndarray, shrink: float = 1.0) -> np.ndarray:
-        """Whether points ``[N, 3]`` lie in the aerated lung (not in heart or diaphragm)."""
+    def contains(self, xyz: np.ndarray, shrink: float = 1.0, clearance: float = 1.0) -> np.ndarray:
+        """Whether points ``[N, 3]`` lie in the (shrunken) envelope, clear of the diaphragm."""
         x, y, z = np.asarray(xyz, float).T
         cx, hx, cz, hz = self.sections(y)
         q = (np.abs(x - cx) / np.maximum(hx * shrink, 1e-3)) ** self.exponent
         q = q + (np.abs(z - cz) / np.maximum(hz * shrink, 1e-3)) ** self.exponent
-        return (q <= 1.0) & (y > self.floor(x, z) + 1.0)
+        return (q <= 1.0) & (y > self.floor(x, z) + clearance)
 
 
 @dataclass
@@ -245,7 +246,7 @@ class Anatomy:
         habitus, traits: what it was built from (traits include the findings' shifts).
         lungs: by side.
         heart: ellipsoids of the heart; vessels_core: ellipsoids of the vascular pedicle.
-        points: bones, vessels, reticulation, bowel gas.
+        hila: ellipsoids of the hilar vessels.
         wedge: loss of anterior height per vertebra (fraction of the pitch).
         rib_steps: displaced rib fractures: (side, rib, position along the rib, step in mm).
     """
@@ -258,7 +259,18 @@ class Anatomy:
     heart: list[Ellipsoid] = field(default_factory=list)
     pedicle: list[Ellipsoid] = field(default_factory=list)
     hila: list[Ellipsoid] = field(default_factory=list)
-    points: list[Points] = field(default_factory=list)
+
+    @cached_property
+    def points(self) -> list[Points]:
+        """Point clouds, drawn when first needed: bones, vessels, airways, bowel gas."""
+        return [
+            *_ribs(self),
+            *_shoulder_girdle(self),
+            *_vessels(self),
+            *_airways(self),
+            *_osteophytes(self),
+            *_bowel(self),
+        ]
 
     def spine_x(self, y) -> np.ndarray:
         """Sideways position of the vertebral bodies (mm)."""
@@ -283,7 +295,7 @@ class Anatomy:
         t = self.traits["aorta"]
         arch = self.arch_y
         down = np.clip((arch - y) / 170.0, 0.0, 1.0)
-        bow = 1.5 + 4.0 * t
+        bow = 1.5 + 5.2 * t
         x = 23.0 - 13.0 * down + bow * np.sin(np.pi * np.clip(down, 0, 1)) ** 1.5
         x = x + 0.6 * self.spine_x(y)
         z = self.spine_z(y) + 24.0 + (2.0 + 1.2 * t) * np.sin(np.pi * down)
@@ -304,7 +316,7 @@ class Anatomy:
         """Height of the middle of a vertebra; level 1 = T1, 12 = T12, 0 = C7."""
         return SPINE_TOP - (level + 0.5) * PITCH + 6.0 * self.habitus.numbers["spine_shift"] * 10
 
-    def rib_path(self, side: str, rib: int, count: int = 110) -> np.ndarray:
+    def rib_path(self, side: str, rib: int, count: int = 150) -> np.ndarray:
         """Course of a rib, from its head to its anterior end ``[count, 3]``; rib 1 to 12."""
         return _rib_paths(self, count)[0 if side == "right" else 1, rib - 1]
 
@@ -375,25 +387,17 @@ def build(
     )
     anatomy.lungs = {side: Lung(side, anatomy) for side in SIDES}
     _heart(anatomy)
-    anatomy.points = [
-        *_ribs(anatomy),
-        *_shoulder_girdle(anatomy),
-        *_vessels(anatomy),
-        *_airways(anatomy),
-        *_osteophytes(anatomy),
-        *_bowel(anatomy),
-    ]
     return anatomy
 
 
 def _heart(a: Anatomy) -> None:
     n, t = a.habitus.numbers, a.traits
-    grow = float(np.exp(0.042 * t["heart"]))
-    left = float(np.exp(0.030 * t["heart"]))
+    grow = float(np.exp(-0.02 + 0.052 * t["heart"]))
+    left = float(np.exp(0.036 * t["heart"]))
     domes = (a.lungs["left"].dome_top + 84.0 + a.lungs["right"].dome_top + 72.0) / 2
     lift = 0.40 * float(np.clip(domes, -25.0, 60.0))
     turn = -0.56 + n["heart_turn"] + 0.006 * lift
-    pivot = np.array([6.0 + n["heart_x"], -18.0 + n["heart_y"] + lift, 4.0])
+    pivot = np.array([6.0 + n["heart_x"], -12.0 + n["heart_y"] + lift, 4.0])
     pivot[0] += 0.35 * float(a.spine_x(-20.0))
     yaw = n["yaw_frontal"]
 
@@ -405,19 +409,19 @@ def _heart(a: Anatomy) -> None:
 
     main = rotation(turn, -0.50, 0.10)
     a.heart = [
-        part((21, -26, 16), (62, 43, 45), main, (left, 1.0, 1.0)),
-        part((-27, -14, 6), (28, 42, 36)),
+        part((18, -26, 16), (58, 41, 44), main, (left, 1.0, 1.0)),
+        part((-9, -14, 8), (42, 40, 38)),
         part((0, 8, -14), (37, 33, 33)),
         part((10, -20, 40), (40, 44, 34), rotation(-0.35)),
     ]
     wide = 1.0 + 0.055 * t["mediastinum"]
     aorta = t["aorta"]
     arch = a.arch_y
-    hump = 1.0 + 0.045 * aorta
+    hump = 1.0 + 0.06 * aorta
     spine = 0.4 * float(a.spine_x(60.0))
     a.pedicle = [
-        Ellipsoid((2 + spine, 72 + 0.3 * lift, 2), (23 * wide, 62, 30)),
-        Ellipsoid((-17 * wide + spine, 84, 6), (11 * wide, 62, 14)),  # superior vena cava
+        Ellipsoid((2 + spine, 72 + 0.3 * lift, 2), (21 * wide, 66, 30)),
+        Ellipsoid((-13 * wide + spine, 78, 6), (14 * wide, 62, 16)),  # superior vena cava
         Ellipsoid(
             (-8 + spine - 1.4 * aorta, 46 + 0.4 * lift, 20), (21 * wide + 0.9 * aorta, 56, 24)
         ),
@@ -448,7 +452,7 @@ def _rib_paths(a: Anatomy, count: int) -> np.ndarray:
     """All ribs ``[2, 12, count, 3]`` (right, left)."""
     n, noise = a.habitus.numbers, a.habitus.arrays["rib"]
     rib = np.arange(12)
-    drop = np.array([20, 40, 56, 68, 77, 84, 88, 89, 84, 74, 44, 26.0])
+    drop = np.array([34, 46, 58, 68, 77, 84, 88, 89, 84, 74, 44, 26.0])
     drop = drop * (1 + 0.05 * n["rib_drop"] - 0.035 * a.traits["inflation"])
     end = np.array([2.40, 2.62, 2.68, 2.68, 2.62, 2.52, 2.40, 2.22, 2.02, 1.82, 1.25, 0.85])
     phi = np.linspace(0.20, 1.0, count) * 0 + np.linspace(0, 1, count)
@@ -459,7 +463,7 @@ def _rib_paths(a: Anatomy, count: int) -> np.ndarray:
         own = noise[index]
         g = ((phi - 0.20) / 2.4) ** (1.12 + 0.05 * own[:, :1])
         y = head[:, None] + 1.2 * own[:, 1:2] - drop[:, None] * (1 + 0.05 * own[:, 2:3]) * g
-        y = y + 5.0 * np.exp(-(((phi - 0.45) / 0.25) ** 2))
+        y = y + np.minimum(rib[:, None] * 2.0, 5.0) * np.exp(-(((phi - 0.45) / 0.25) ** 2))
         cx, hx, cz, hz = a.lungs[side].sections(np.minimum(y, a.lungs[side].apex - 4.0))
         lateral = np.abs(cx) + hx + 4.5
         s, c = np.sin(phi), np.cos(phi)
@@ -479,19 +483,20 @@ def _rib_paths(a: Anatomy, count: int) -> np.ndarray:
 
 
 def _ribs(a: Anatomy) -> list[Points]:
-    paths = _rib_paths(a, 110)
+    paths = _rib_paths(a, 150)
     noise = a.habitus.arrays["rib"]
     bone = a.habitus.numbers["bone"]
-    along = np.linspace(0, 1, 110)
+    along = np.linspace(0, 1, 150)
     radius = np.array([5.4, 5.4, 5.6, 5.9, 6.1, 6.2, 6.3, 6.3, 6.1, 5.8, 5.0, 4.2])[None, :, None]
     radius = radius * (1 + 0.05 * noise[..., 3:4]) * (0.86 + 0.16 * np.sin(np.pi * along) ** 0.5)
     # a rib is a flat band: seen along the lateral wall it is thinner than a round tube
-    flat = 1.0 - 0.42 * np.exp(-(((along - 0.5) / 0.17) ** 2))
+    flat = 1.0 - 0.58 * np.exp(-(((along - 0.5) / 0.18) ** 2))
     mu = MU_RIB * bone * (flat * (1.0 - 0.25 * along))[None, None]
-    mu = np.broadcast_to(mu, radius.shape)
+    mu = np.broadcast_to(mu, radius.shape).copy()
+    mu[:, 0] *= 0.6  # the first rib is broad and thin
     return [
-        *hollow_tube(paths, radius, mu, marrow=0.86, lateral=False),
-        *hollow_tube(paths, 0.92 * radius, 0.72 * mu, marrow=0.80, frontal=False),
+        *hollow_tube(paths, radius, mu, marrow=0.94, lateral=False),
+        *hollow_tube(paths, 0.92 * radius, 0.72 * mu, marrow=0.90, frontal=False),
     ]
 
 
@@ -514,7 +519,7 @@ def _shoulder_girdle(a: Anatomy) -> list[Points]:
         knots[:, 0] += yaw * knots[:, 2] * np.array([1, 1, 0.6, 0.3, 0])
         path = polyline(knots)
         radius = np.interp(np.linspace(0, 1, len(path)), [0, 0.12, 0.5, 1], [8.0, 6.0, 5.2, 6.0])
-        out += hollow_tube(path, radius, MU_RIB * 0.95 * bone, marrow=0.84, lateral=False)
+        out += hollow_tube(path, radius, MU_RIB * 0.85 * bone, marrow=0.92, lateral=False)
         out += hollow_tube(
             path[: len(path) // 3], radius[: len(path) // 3], 0.012 * bone, frontal=False
         )
@@ -704,7 +709,7 @@ def spine_levels(a: Anatomy) -> tuple[np.ndarray, np.ndarray]:
     noise = a.habitus.arrays["spine"]
     level = np.arange(VERTEBRAE)
     site = np.exp(-(((level - 9.0) / 4.0) ** 2))  # mid and lower thoracic spine
-    grade = a.traits["degeneration"] * (0.35 + 0.65 * site) + 0.8 * noise[:, 0]
+    grade = a.traits["degeneration"] * (0.35 + 0.65 * site) + 0.6 * noise[:, 0]
     narrowing = 0.014 * np.log1p(np.exp(0.9 * (grade + 0.9 * noise[:, 1] - 0.8)))
     return grade, np.clip(narrowing, 0.0, 0.06)
 
@@ -715,7 +720,7 @@ def _osteophytes(a: Anatomy) -> list[Points]:
     xyz, radius, mass = [], [], []
     yaw = a.habitus.numbers["yaw_frontal"]
     for level in range(5, 15):
-        size = 0.75 * np.log1p(np.exp(1.2 * (grade[level] - 1.4)))
+        size = 0.8 * np.log1p(np.exp(1.2 * (grade[level] - 1.2)))
         y = a.vertebra_y(level) - 0.5 * PITCH
         half = vertebra_half_width(y)
         spot_x, spot_z = float(a.spine_x(y)), float(a.spine_z(y))
@@ -728,7 +733,7 @@ def _osteophytes(a: Anatomy) -> list[Points]:
                     x = spot_x + dx * out + yaw * spot_z
                     xyz.append((x, y + lip * (3.4 - 2.0 * part), spot_z + dz * out))
                     radius.append(max(2.0 - 0.8 * part, 0.9))
-                    mass.append(1.0 * min(own, 3.2))
+                    mass.append(1.25 * min(own, 3.4))
     return [balls(np.array(xyz), np.array(radius), np.array(mass) * a.habitus.numbers["bone"])]
 
 

@@ -190,23 +190,23 @@ def _places(finding: PlacedFinding, few: int, many: int, rng) -> list[tuple[str,
 def _calc_granuloma(finding, load, rng, scene) -> None:
     for side, place in _places(finding, 1, 4, rng):
         centre = scene.anatomy.lung_point(rng, side, place)
-        radius = 3.6 + 2.0 * rng.random()
+        radius = 4.0 + 2.0 * rng.random()
         turn = rng.standard_normal(3)
         scene.solids.append(
-            Solid(Ellipsoid(centre, radius * np.array([1, 0.9, 1.05]), rotation(*turn)), 0.085)
+            Solid(Ellipsoid(centre, radius * np.array([1, 0.9, 1.05]), rotation(*turn)), 0.115)
         )
 
 
 def _nodule(finding, load, rng, scene) -> None:
     for side, place in _places(finding, 1, 4, rng):
         centre = scene.anatomy.lung_point(rng, side, place)
-        radius = (6.0 + 5.0 * rng.random()) * (0.8 + 0.25 * min(load, 1.6))
+        radius = (7.0 + 5.0 * rng.random()) * (0.8 + 0.25 * min(load, 1.6))
         offsets = rng.standard_normal((3, 3)) * radius * 0.28
         for offset, share in zip(offsets, (1.0, 0.8, 0.7)):
             scene.solids.append(
-                Solid(Ellipsoid(centre + offset, np.full(3, radius * share)), 0.62 * _SOFT_IN_LUNG)
+                Solid(Ellipsoid(centre + offset, np.full(3, radius * share)), 0.80 * _SOFT_IN_LUNG)
             )
-        core = gaussians(centre + 0.5 * offsets, 3.6, 0.35 * _SOFT_IN_LUNG * radius**3)
+        core = gaussians(centre + 0.5 * offsets, 3.6, 0.5 * _SOFT_IN_LUNG * radius**3)
         scene.points.append(core)
 
 
@@ -221,7 +221,7 @@ def _calc_node(finding, load, rng, scene) -> None:
         radii = 3.2 + 1.8 * rng.random(5)
         for draw, radius in list(zip(draws, radii))[: 5 if finding.multiple else 4]:
             centre = hilum + draw * np.array([6.0, 10.0, 6.0])
-            scene.solids.append(Solid(Ellipsoid(centre, np.full(3, radius)), 0.075))
+            scene.solids.append(Solid(Ellipsoid(centre, np.full(3, radius)), 0.095))
 
 
 def _airspace(scene, rng, side, place, count, spread, sigma, strength) -> None:
@@ -246,15 +246,15 @@ def _airspace(scene, rng, side, place, count, spread, sigma, strength) -> None:
 def _opacity(finding, load, rng, scene) -> None:
     for side, place in _places(finding, 1, 3, rng):
         scale = (0.85 + 0.35 * rng.random()) * (0.75 + 0.25 * load)
-        spread = np.array([14.0, 12.0, 13.0]) * scale
-        _airspace(scene, rng, side, place, 60, spread, (3.0, 6.0), 0.62 * (0.7 + 0.3 * load))
+        spread = np.array([15.0, 13.0, 14.0]) * scale
+        _airspace(scene, rng, side, place, 70, spread, (3.0, 6.0), 0.90 * (0.7 + 0.3 * load))
 
 
 def _consolidation(finding, load, rng, scene) -> None:
     for side, place in _places(finding, 1, 3, rng):
         scale = (0.9 + 0.35 * rng.random()) * (0.8 + 0.25 * load)
         spread = np.array([20.0, 18.0, 19.0]) * scale
-        _airspace(scene, rng, side, place, 110, spread, (3.5, 7.5), 0.72 * (0.75 + 0.25 * load))
+        _airspace(scene, rng, side, place, 110, spread, (3.5, 7.5), 0.92 * (0.75 + 0.25 * load))
 
 
 def _streak(a: Anatomy, rng, side, place, span, radius, tilt, mu) -> Points:
@@ -304,7 +304,7 @@ def _scar(finding, load, rng, scene) -> None:
             span = rng.uniform(26, 46)
             radius = rng.uniform(1.7, 2.4)
             scene.points.append(
-                _streak(scene.anatomy, rng, side, place or "apex", span, radius, 0.9, 0.030)
+                _streak(scene.anatomy, rng, side, place or "apex", span, radius, 0.9, 0.042)
             )
 
 
@@ -325,13 +325,13 @@ def _aortic_calc(finding, load, rng, scene) -> None:
             ],
             axis=1,
         )
-        scene.points.append(tube(path, 1.15, 0.115 * load**0.5 * patch))
+        scene.points.append(tube(path, 1.15, 0.18 * load**0.5 * patch))
     y = np.linspace(a.arch_y - 20, a.arch_y - 95, 60)
     x, z, radius = a.aorta(y)
     wall = patch[np.linspace(0, 45, 60).astype(int)] * (np.sin(y / 9 + jitter[0]) > -0.5)
     for angle in (0.0, 0.5, -0.5, np.pi):
         path = np.stack([x + radius * np.cos(angle), y, z + radius * np.sin(angle)], axis=1)
-        scene.points.append(tube(path, 1.1, 0.10 * load**0.5 * wall))
+        scene.points.append(tube(path, 1.1, 0.15 * load**0.5 * wall))
 
 
 def _congestion_haze(finding, load, rng, scene) -> None:

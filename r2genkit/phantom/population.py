@@ -53,7 +53,7 @@ class Population:
     film_match: tuple[float, float] = (0.55, 1.0)
     local_contrast: tuple[float, float] = (0.7, 1.3)
     scatter: float = 0.7
-    noise: tuple[float, float] = (0.005, 0.014)
+    noise: tuple[float, float] = (0.004, 0.010)
     blur_px: tuple[float, float] = (0.25, 0.55)
     marker: float = 0.85
     collimation: float = 0.25

@@ -270,10 +270,10 @@ def _mediastinum(a: Anatomy, frame: Frame) -> tuple[Interval, Interval, Interval
     half = vertebra_half_width(y) + 2.0
     if ray == 2:
         aorta = superellipse(frame.u, _row(ax), _row(radius), _row(az), _row(radius), 2.0)
-        spine = superellipse(frame.u, _row(sx), _row(half), _row(sz), np.float32(27.0), 2.6)
+        spine = superellipse(frame.u, _row(sx), _row(half), _row(sz), np.float32(26.0), 1.5)
     else:
         aorta = superellipse(frame.u, _row(az), _row(radius), _row(ax), _row(radius), 2.0)
-        spine = superellipse(frame.u, _row(sz), np.float32(27.0), _row(sx), _row(half), 2.6)
+        spine = superellipse(frame.u, _row(sz), np.float32(26.0), _row(sx), _row(half), 1.5)
     return heart, great, hull(aorta, spine)
 
 
@@ -391,7 +391,7 @@ def organs(a: Anatomy, frame: Frame, shells: list[Shell] = ()) -> Organs:
     trunk = trunk + 0.9 * _breasts(a, frame, torso, front)
     body = trunk > 30.0
     tendon = np.mean([lung.dome_top for lung in a.lungs.values()]) - 4.0
-    above = np.clip((frame.v - (tendon - 14.0)) / 24.0, 0.0, 1.0)
+    above = np.clip((frame.v - (tendon - 4.0)) / 16.0, 0.0, 1.0)
     return Organs(
         trunk, lung_path, gap_path, line, length(heart), length(great), length(dorsal), body, above
     )
@@ -423,8 +423,9 @@ def spine_image(a: Anatomy, frame: Frame) -> np.ndarray:
     height = frame.v + offset * _row(slope)
     shift = 60.0 * n["spine_shift"]
     s = (np.float32(SPINE_TOP + shift) - height) / np.float32(PITCH)
-    level = np.clip(s.astype(np.int32), 0, VERTEBRAE - 1)
-    phase = s - level - np.float32(0.5)  # -.5 upper disc, +.5 lower disc
+    number = np.floor(s)
+    level = np.clip(number, 0, VERTEBRAE - 1).astype(np.int32)
+    phase = s - number - np.float32(0.5)  # -.5 upper disc, +.5 lower disc
     grade, narrowing = spine_levels(a)
     below = np.append(narrowing[1:], narrowing[-1])
     limit = np.where(phase < 0, narrowing[level], below[level]).astype(np.float32) + np.float32(
@@ -435,7 +436,7 @@ def spine_image(a: Anatomy, frame: Frame) -> np.ndarray:
         limit = limit - np.where(phase < 0, 0.6 * wedge, 0.0)
     else:
         limit = limit - np.where(phase < 0, wedge * np.clip(0.55 + 0.45 * t, 0, 1), 0.15 * wedge)
-    sclerosis = (1.0 + 0.22 * np.clip(grade, -1.5, 6.0))[level].astype(np.float32)
+    sclerosis = (1.0 + 0.30 * np.clip(grade, -1.5, 6.0))[level].astype(np.float32)
     inner = np.abs(phase)
     waist = 1.0 - 0.10 * np.maximum(1.0 - (inner / 0.4) ** 2, 0.0)
     tw = np.abs(t) / waist
@@ -446,7 +447,7 @@ def spine_image(a: Anatomy, frame: Frame) -> np.ndarray:
     edge = np.exp(-(((tw - 0.97) / 0.07) ** 2)) * (inner < limit)
     bone = np.float32(n["bone"])
     if frontal:
-        image = 0.17 * body + 0.10 * sclerosis * plate + 0.10 * edge
+        image = 0.12 * body + 0.09 * sclerosis * plate + 0.09 * edge
         ring = np.hypot((np.abs(t) - 0.60) * _row(half), (phase + 0.10) * PITCH)
         image += 0.13 * np.exp(-(((ring - 4.2) / 1.4) ** 2))
         spinous = np.hypot(offset / 3.2, (phase - 0.34) * PITCH / 6.5)

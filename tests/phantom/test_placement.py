@@ -236,7 +236,7 @@ def test_draws_follow_the_weights_and_the_seed():
     assert abs(pacers["left"] / n - weight) < 4 * (weight * (1 - weight) / n) ** 0.5
     nodules = Counter(only("Nodule/lung", number=k).place for k in range(n))
     assert set(nodules) == set(RULES["nodule"].places)
-    # The side comes first and rules places out: no lingula on the right, no middle lobe on the left.
+    # The side comes first and rules places out: the lingula is left, the middle lobe right.
     rule = RULES["nodule"]
     expected = 0.0
     for side, share in rule.sides.items():
