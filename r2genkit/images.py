@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -132,38 +133,41 @@ class ImageTransform:
             use ``flip=False`` when sides matter.
         "r2gen_eval": direct resize to 224 x 224, aspect not kept.
         "kit2018": direct resize to 299 x 299 (pixels are then divided by 255, see ``UNIT``).
+        "resize": direct resize to ``size``.
 
     Attributes:
         mode: see above.
+        size: side of the result; default 224 (299 for "kit2018"). With "r2gen_train" the short
+            side before cropping is ``size * 256 / 224``.
         flip: False switches the flip of "r2gen_train" off (not in the released code).
     """
 
-    mode: Literal["r2gen_train", "r2gen_eval", "kit2018"] = "r2gen_eval"
+    mode: Literal["r2gen_train", "r2gen_eval", "kit2018", "resize"] = "r2gen_eval"
+    size: int | None = None
     flip: bool = True
 
     def __post_init__(self) -> None:
-        if self.mode not in ("r2gen_train", "r2gen_eval", "kit2018"):
+        defaults = {"r2gen_train": 224, "r2gen_eval": 224, "kit2018": 299, "resize": 224}
+        if self.mode not in defaults:
             raise KitError(
-                f"unknown image transform '{self.mode}'; use r2gen_train, r2gen_eval or kit2018."
+                f"unknown image transform '{self.mode}'; use one of {', '.join(defaults)}."
             )
-
-    @property
-    def size(self) -> int:
-        """Side of the result in pixels."""
-        return 299 if self.mode == "kit2018" else 224
+        if self.size is None:
+            object.__setattr__(self, "size", defaults[self.mode])
 
     def __call__(self, pixels: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
         """uint8 ``[H, W]`` -> uint8 ``[size, size]``; ``rng`` is used by "r2gen_train" only."""
+        size = self.size
         if self.mode != "r2gen_train":
-            return resize(pixels, (self.size, self.size))
+            return resize(pixels, (size, size))
         if rng is None:
             raise KitError("the r2gen_train transform draws crops and flips and needs an rng.")
-        height, width = pixels.shape
-        short = min(height, width)
-        pixels = resize(pixels, (height * 256 // short, width * 256 // short))
-        top = int(rng.integers(pixels.shape[0] - 224 + 1))
-        left = int(rng.integers(pixels.shape[1] - 224 + 1))
-        pixels = pixels[top : top + 224, left : left + 224]
+        target, short = round(size * 256 / 224), min(pixels.shape)
+        height, width = (side * target // short for side in pixels.shape)
+        pixels = resize(pixels, (height, width))
+        top = int(rng.integers(height - size + 1))
+        left = int(rng.integers(width - size + 1))
+        pixels = pixels[top : top + size, left : left + size]
         if self.flip and rng.random() < 0.5:
             pixels = pixels[:, ::-1]
         return np.ascontiguousarray(pixels)
@@ -283,8 +287,15 @@ class PartialArray:
         temporary.replace(self.partial / "done.npy")
 
 
-def one_thread() -> None:
-    """Restrict numerical libraries to one thread: one worker process per core shares nothing."""
+def start_worker() -> None:
+    """Prepare a worker process: one thread, and an end when its parent ends.
+
+    One single-threaded process per core shares nothing and is faster than threads. A worker whose
+    parent was killed would otherwise wait for work for ever.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     torch.set_num_threads(1)
     threadpoolctl.threadpool_limits(1)
 
@@ -294,7 +305,7 @@ def run_chunks(
     chunks: Sequence[list],
     workers: int,
     *,
-    initializer: Callable[..., None] = one_thread,
+    initializer: Callable[..., None] = start_worker,
     initargs: tuple = (),
 ) -> Generator[list[int]]:
     """Results of ``task(chunk)`` as they finish, in ``workers`` processes (1: in this one).

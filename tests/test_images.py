@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,12 +40,13 @@ def noise(height: int, width: int, seed: int = 0, top: int = 256) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Square:
-    """Renders one grey level; appends its name to ``log`` and fails while ``obstacle`` exists."""
+    """Renders one grey level and logs it; fails while ``obstacle`` exists; takes its time."""
 
     name: str
     level: int
     log: Path
     obstacle: Path | None = None
+    pause: float = 0.0
 
     def digest(self) -> str:
         return f"square-{self.name}-{self.level}"
@@ -50,6 +54,7 @@ class Square:
     def render(self, size: int) -> np.ndarray:
         if self.obstacle is not None and self.obstacle.exists():
             raise KitError("the obstacle is in the way")
+        time.sleep(self.pause)
         with self.log.open("a") as file:
             file.write(f"{self.name}:{os.getpid()}\n")
         return np.full((size, size), self.level, dtype=np.uint8)
@@ -271,26 +276,59 @@ def test_interrupted_pack_resumes_with_the_missing_studies(tmp_path, monkeypatch
     assert not (pack.folder / "done.npy").exists()
 
 
-def test_two_workers_give_the_pixels_of_one(tmp_path):
-    log = tmp_path / "log"
-    studies = [study(i, log) for i in range(60)]
-    two = pack_images(studies, size=8, cache_dir=tmp_path / "two", workers=2, progress=False)
-    lines = log.read_text().splitlines()
-    assert len(lines) == 120
-    worker_of = dict(line.split(":") for line in lines)
-    assert str(os.getpid()) not in worker_of.values()
-    assert all(worker_of[f"{i}-0"] == worker_of[f"{i}-1"] for i in range(60))
-    one = pack_images(studies, size=8, cache_dir=tmp_path / "one", workers=1, progress=False)
-    np.testing.assert_array_equal(one.array, two.array)
-
-
-def test_errors_in_workers_name_the_study(tmp_path):
+def test_two_workers_name_errors_and_give_the_pixels_of_one(tmp_path):
     log, obstacle = tmp_path / "log", tmp_path / "obstacle"
     obstacle.touch()
     studies = [study(i, log) for i in range(60)]
     studies[40] = study(40, log, obstacle=obstacle)
+    two = tmp_path / "two"
     with pytest.raises(KitError, match="study s40, view s40-0: the obstacle"):
-        pack_images(studies, size=8, cache_dir=tmp_path, workers=2, progress=False)
+        pack_images(studies, size=8, cache_dir=two, workers=2, progress=False)
+    worker_of = dict(line.split(":") for line in log.read_text().splitlines())
+    assert str(os.getpid()) not in worker_of.values()
+    pairs = [(worker_of[f"{i}-0"], worker_of[f"{i}-1"]) for i in range(32)]
+    assert all(first == second for first, second in pairs)
+    obstacle.unlink()
+    resumed = pack_images(studies, size=8, cache_dir=two, workers=1, progress=False)
+    one = pack_images(studies, size=8, cache_dir=tmp_path / "one", workers=1, progress=False)
+    np.testing.assert_array_equal(one.array, resumed.array)
+
+
+@pytest.mark.slow
+def test_a_killed_pack_leaves_no_workers_and_resumes(tmp_path):
+    log, script = tmp_path / "log", tmp_path / "script.py"
+    script.write_text(
+        f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from r2genkit.images import pack_images
+from test_images import study
+if __name__ == "__main__":
+    folder = Path({str(tmp_path)!r})
+    studies = [study(i, folder / "log", pause=0.04) for i in range(96)]
+    pack_images(studies, size=8, cache_dir=folder, workers=2, progress=False)
+"""
+    )
+    process = subprocess.Popen([sys.executable, script], stderr=subprocess.DEVNULL)
+    patience = time.monotonic() + 60
+    while len(rendered(log)) < 90:  # each worker has then finished a chunk of 16 studies
+        assert process.poll() is None
+        assert time.monotonic() < patience
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    time.sleep(1)
+    stopped = rendered(log)
+    assert len(stopped) < 192
+    time.sleep(0.5)
+    assert rendered(log) == stopped  # at a view every 20 ms, a live worker would show
+    pack = pack_images([study(i, log) for i in range(96)], size=8, cache_dir=tmp_path, workers=1,
+                       progress=False)  # fmt: skip
+    assert len(rendered(log)) - len(stopped) <= 192 - 32
+    assert [int(pack[f"s{i}"][1, 0, 0]) for i in range(96)] == [
+        (3 * i + 1) % 256 for i in range(96)
+    ]
 
 
 def test_pack_refuses_bad_input(tmp_path, monkeypatch):

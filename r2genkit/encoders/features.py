@@ -28,8 +28,8 @@ from r2genkit.errors import KitError
 from r2genkit.images import (
     PackedImages,
     PartialArray,
-    one_thread,
     run_chunks,
+    start_worker,
 )
 from r2genkit.seeds import numpy_rng
 
@@ -237,7 +237,7 @@ _worker_extractor: _Extractor | None = None  # set once per worker process
 
 def _start_worker(pickled: bytes) -> None:
     global _worker_extractor
-    one_thread()
+    start_worker()
     _worker_extractor = pickle.loads(pickled)  # written by our own parent process
 
 
