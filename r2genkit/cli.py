@@ -7,7 +7,6 @@ answers at once.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -92,7 +91,7 @@ def data_check(
     corpus: Annotated[str, typer.Argument(help="Which corpus.")],
     data_dir: DataDir = None,
 ) -> None:
-    """List every problem of a corpus at once: missing or unreadable files, duplicates, empty text."""
+    """List every problem of a corpus at once: missing files, duplicates, empty reports."""
     from r2genkit.corpora.check import check_corpus
 
     problems = check_corpus(corpus, data_dir)

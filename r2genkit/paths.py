@@ -34,7 +34,9 @@ def downloads_dir() -> Path:
 
 def data_dir() -> Path | None:
     """The user's own data folder named by ``R2GENKIT_DATA``, or None."""
-    return Path(os.environ["R2GENKIT_DATA"]).expanduser() if os.environ.get("R2GENKIT_DATA") else None
+    return (
+        Path(os.environ["R2GENKIT_DATA"]).expanduser() if os.environ.get("R2GENKIT_DATA") else None
+    )
 
 
 def runs_dir() -> Path:

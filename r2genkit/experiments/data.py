@@ -34,8 +34,8 @@ from r2genkit.experiments.recipe import (
     SamplingConfig,
     TextConfig,
 )
-from r2genkit.images import ImageTransform, PackedImages, pack_images
-from r2genkit.metrics.findings import FindingLabeler
+from r2genkit.images import ImageTransform, PackedImages, RawImages, pack_images
+from r2genkit.metrics.findings import POSITIVE, FindingLabeler, default_labeler
 from r2genkit.paths import data_dir as user_data_dir
 from r2genkit.seeds import numpy_rng
 from r2genkit.study import Study, by_id
@@ -64,7 +64,7 @@ class PreparedText:
     texts: dict[str, str]
     vocabulary: Vocabulary
     references: dict[str, str]
-    labeler: FindingLabeler = field(default_factory=FindingLabeler)
+    labeler: FindingLabeler = field(default_factory=default_labeler)
 
     @property
     def synthetic(self) -> bool:
@@ -90,11 +90,17 @@ class PreparedText:
         """Whether each study is normal, as coded by its corpus."""
         return {study_id: self.studies[study_id].normal for study_id in ids}
 
+    def coded(self, ids: Sequence[str]) -> dict[str, list[str]] | None:
+        """Coded finding types of each study; None where the corpus has no codes."""
+        if not any(study.findings for study in self.studies.values()):
+            return None
+        return {i: [finding.name for finding in self.studies[i].findings] for i in ids}
+
     @cached_property
     def labels(self) -> dict[str, np.ndarray]:
         """Text findings ``[F]`` (1 positive) of every target report, by id."""
         ids = list(self.texts)
-        matrix = self.labeler.label_matrix([self.cleaned[study_id] for study_id in ids]) == 1
+        matrix = self.labeler.label_matrix([self.cleaned[study_id] for study_id in ids]) == POSITIVE
         return dict(zip(ids, matrix))
 
     def token_ids(self, ids: Sequence[str]) -> list[list[int]]:
@@ -185,7 +191,7 @@ class PreparedImages:
     """Packed images and, for a frozen encoder, its cached patch features."""
 
     encoder: Encoder
-    images: PackedImages
+    images: PackedImages | RawImages
     features: PackedFeatures | None
 
 
@@ -203,9 +209,18 @@ def prepare_images(
     """
     prepared = prepare_text(data, text, data_dir)
     network = build_encoder(encoder.name, weights=encoder.weights, trainable=encoder.trainable)
-    images = pack_images(
-        list(prepared.studies.values()), size=encoder.image_size, progress=progress
-    )
+    studies = list(prepared.studies.values())
+    if encoder.augment == "r2gen":
+        # Random crops need more than the input size: files are read at their own, renderings at
+        # the 256 / 224 of R2Gen.
+        size = round(encoder.image_size * 256 / 224)
+        images = (
+            pack_images(studies, size=size, progress=progress)
+            if CORPORA[data.corpus].synthetic
+            else RawImages(studies)
+        )
+        return PreparedImages(network, images, None)
+    images = pack_images(studies, size=encoder.image_size, progress=progress)
     if encoder.trainable:
         return PreparedImages(network, images, None)
     features = cache_features(
@@ -216,7 +231,7 @@ def prepare_images(
         pca_ids=prepared.split.train,
         progress=progress,
     )
-    return PreparedImages(network, images, features)
+    return PreparedImages(network, images, features.in_memory() if encoder.pca else features)
 
 
 def report_loader(
@@ -245,7 +260,10 @@ def report_loader(
     ids = text.part(part)
     tokens = text.token_ids(ids)
     end_to_end = prepared.features is None
-    mode = "r2gen_train" if recipe.encoder and recipe.encoder.augment == "r2gen" else "resize"
+    transform = None
+    if recipe.encoder.augment == "r2gen":
+        mode = "r2gen_train" if training else "r2gen_eval"
+        transform = ImageTransform(mode, recipe.encoder.image_size)
     dataset = ReportDataset(
         ids,
         images=prepared.images if end_to_end else None,
@@ -253,9 +271,7 @@ def report_loader(
         tokens=tokens,
         token_weights=_token_weights(text, ids, tokens, recipe.sampling) if training else None,
         tags=tags,
-        transform=(
-            ImageTransform(mode, recipe.encoder.image_size) if end_to_end and training else None
-        ),
+        transform=transform,
         preprocess=prepared.encoder.preprocess if end_to_end else None,
     )
     if not training:
@@ -299,6 +315,6 @@ def _token_weights(
         sentences = split_sentences(text.cleaned[study_id])
         if period is None:
             sentences = [" ".join(sentences)]
-        positive = (text.labeler.label_matrix(sentences) == 1).any(axis=1)
+        positive = (text.labeler.label_matrix(sentences) == POSITIVE).any(axis=1)
         weights.append(token_weights(token_ids, period, positive.tolist(), weight))
     return weights

@@ -26,6 +26,16 @@ Profile = Literal["smoke", "lab", "paper"]
 PROFILES: tuple[str, ...] = ("smoke", "lab", "paper")
 RECIPES = PACKAGE / "recipes"
 
+# What a profile sets for every recipe; a recipe's own ``profiles`` block is applied on top.
+PROFILE_DEFAULTS: dict[str, dict] = {
+    "smoke": {
+        "data": {"limit_train": 240, "limit_validation": 40, "limit_test": 60},
+        "scoring": {"bootstrap": 200},
+    },
+    "lab": {},
+    "paper": {},
+}
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -141,6 +151,9 @@ class Recipe(_Strict):
             raise ValueError("a model needs an encoder and a training block")
         if self.tags is not None and self.encoder is not None and self.encoder.trainable:
             raise ValueError("tags are computed from frozen features: set encoder.trainable: false")
+        frozen = self.encoder is not None and not self.encoder.trainable
+        if frozen and self.encoder.augment != "none":
+            raise ValueError("augmentation needs encoder.trainable: true (features are cached)")
         return self
 
     @property
@@ -238,7 +251,10 @@ def load_recipe(
         raise KitError(f"{path.name}: unknown profile(s) {', '.join(sorted(unknown))} in profiles")
     # Every profile is checked, so that a mistake in one that is rarely run is found at once.
     resolved = {
-        key: _validate(_merge(raw, profiles.get(key) or {}), f"{path.name}, profile {key}")
+        key: _validate(
+            _merge(_merge(raw, PROFILE_DEFAULTS[key]), profiles.get(key) or {}),
+            f"{path.name}, profile {key}",
+        )
         for key in PROFILES
     }[profile]
     content = resolved.model_dump()

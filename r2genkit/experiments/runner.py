@@ -10,16 +10,17 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from r2genkit.decoding import DecodingConfig, decode
+from r2genkit.batches import Batch, Loader
+from r2genkit.decoding import DecodingConfig, decode_all
 from r2genkit.errors import KitError
+from r2genkit.experiments.baselines import SELECTED_ON, build_baseline, needs_features
 from r2genkit.experiments.data import (
     PreparedImages,
     PreparedText,
@@ -36,14 +37,13 @@ from r2genkit.experiments.environment import (
 )
 from r2genkit.experiments.recipe import Recipe, load_recipe
 from r2genkit.experiments.results import METRICS, ResultRow, make_row, write_row
-from r2genkit.experiments.tagging import prepare_tags
+from r2genkit.experiments.tagging import mean_test_auroc, prepare_tags
+from r2genkit.experiments.trained import PCA_FILE, TAGS_FOLDER, load_trained
 from r2genkit.metrics import Evaluation, evaluate_reports
-from r2genkit.metrics.baselines import build_baseline
 from r2genkit.models import build_model
 from r2genkit.models.base import ReportModel
 from r2genkit.paths import runs_dir
-from r2genkit.seeds import integer, numpy_rng, torch_generator
-from r2genkit.study import Hypothesis
+from r2genkit.seeds import numpy_rng
 from r2genkit.training import fit
 
 CONSTANT = "02_constant"
@@ -81,9 +81,12 @@ class RunResult:
 
     def model(self) -> ReportModel:
         """The trained model with its selected weights, in eval mode."""
-        from r2genkit.experiments.trained import load_trained
-
         return load_trained(self.folder).model
+
+
+def rescore(result: RunResult) -> Evaluation:
+    """The test scores of a finished run again, with everything per study."""
+    return _evaluate(result.recipe, result.text(), result.hypotheses, result.row.seed)
 
 
 def run_folder(recipe: Recipe, profile: str, seed: int) -> Path:
@@ -251,7 +254,7 @@ def _run(
             "metrics": _scores(evaluation),
             "distinct_percent": evaluation.diversity["distinct_percent"],
             "verbatim_in_train_percent": evaluation.diversity["verbatim_in_train_percent"],
-            "extra": {**evaluation.extra, **outcome.extra},
+            "extra": {**evaluation.extra, **_coded_scores(evaluation), **outcome.extra},
             "swap": swap,
             "swap_difference": swap_difference,
             "constant_difference": versus_constant,
@@ -289,10 +292,21 @@ def _evaluate(
         {key: text.references[key] for key in ids},
         train_texts=text.train_texts,
         normal=text.normal(ids),
+        coded=text.coded(ids),
+        reference_text=recipe.text.references,
         meteor=recipe.scoring.meteor,
         bootstrap=recipe.scoring.bootstrap,
         seed=seed,
     )
+
+
+def _coded_scores(evaluation: Evaluation) -> dict[str, float]:
+    """Finding scores against the corpus' codes (for the phantom: what was drawn)."""
+    return {
+        name: value
+        for name, value in evaluation.metrics.items()
+        if name.endswith("(coded)") and not np.isnan(value)
+    }
 
 
 def _scores(evaluation: Evaluation) -> dict[str, dict]:
@@ -362,24 +376,22 @@ def _baseline(
     data_dir: Path | None,
     progress: bool,
 ) -> _Outcome:
-    config = recipe.baseline
-    baseline = build_baseline(config.name, config.settings, seed=seed)
-    inputs = {}
-    if baseline.needs_features:
+    name = recipe.baseline.name
+    features = None
+    if needs_features(name):
         prepared = prepare_images(recipe.data, recipe.text, recipe.encoder, data_dir, progress)
-        ids = list(text.studies)
-        inputs["features"] = dict(zip(ids, prepared.features.pooled(ids)))
+        features = prepared.features
     start = time.perf_counter()
-    # Only what is scored is handed over; the test references never are.
+    baseline = build_baseline(name, recipe.baseline.settings, seed=seed, features=features)
+    # The references of training and validation studies only: no test report reaches a baseline.
     baseline.fit(
         {key: text.references[key] for key in text.split.train},
         {key: text.references[key] for key in text.split.validation},
-        **inputs,
     )
     hypotheses = baseline.predict(text.split.test)
     return _Outcome(
-        hypotheses=dict(hypotheses),
-        selected_on=baseline.selected_on,
+        hypotheses=hypotheses,
+        selected_on=SELECTED_ON[name],
         train_seconds=time.perf_counter() - start,
     )
 
@@ -393,8 +405,12 @@ def _train(
     progress: bool,
 ) -> _Outcome:
     prepared = prepare_images(recipe.data, recipe.text, recipe.encoder, data_dir, progress)
-    tags = prepare_tags(recipe, text, prepared, seed, folder) if recipe.tags else None
-    torch.manual_seed(integer(seed, "init"))
+    tags = None
+    if recipe.tags:
+        tags = prepare_tags(recipe.tags, text, prepared.features, seed, progress=progress)
+        tags.save(folder / TAGS_FOLDER)
+    if prepared.features is not None and prepared.features.pca is not None:
+        prepared.features.pca.save(folder / PCA_FILE)
     model = build_model(
         recipe.model.name,
         recipe.model.settings,
@@ -402,9 +418,10 @@ def _train(
         feature_dim=_feature_dim(prepared),
         tag_count=0 if tags is None else len(tags.types),
         encoder=prepared.encoder if prepared.features is None else None,
+        seed=seed,
     )
 
-    def loader(part: str, training: bool):
+    def loader(part: str, training: bool) -> Loader:
         return report_loader(
             recipe,
             text,
@@ -427,15 +444,15 @@ def _train(
         progress=progress,
         vocabulary=text.vocabulary,
     )
-    write_hypotheses = generate_reports(
+    reports = decode_all(
         model,
         loader("test", training=False),
-        text.vocabulary,
         recipe.decoding,
-        generator=torch_generator(seed, "sampling", fitted.device),
+        vocabulary=text.vocabulary,
+        seed=seed,
     )
     return _Outcome(
-        hypotheses={key: hypothesis.text for key, hypothesis in write_hypotheses.items()},
+        hypotheses={key: hypothesis.text for key, hypothesis in reports.items()},
         selected_on=f"validation {recipe.training.select}",
         best_epoch=fitted.best_epoch,
         train_seconds=fitted.seconds,
@@ -443,7 +460,7 @@ def _train(
         + (sum(p.numel() for p in prepared.encoder.parameters()) if prepared.features else 0),
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         device=str(fitted.device),
-        extra={} if tags is None else {"tag AUROC (test)": tags.auroc},
+        extra={} if tags is None else {"tag AUROC": mean_test_auroc(tags, text)},
     )
 
 
@@ -452,7 +469,7 @@ def _feature_dim(prepared: PreparedImages) -> int:
 
 
 def validation_scores(
-    recipe: Recipe, text: PreparedText, loader
+    recipe: Recipe, text: PreparedText, loader: Iterable[Batch]
 ) -> Callable[[ReportModel], dict[str, float]]:
     """A function that decodes the validation set greedily and scores it (no METEOR, no interval).
 
@@ -463,7 +480,7 @@ def validation_scores(
     greedy = DecodingConfig(method="greedy", max_length=recipe.decoding.max_length)
 
     def validate(model: ReportModel) -> dict[str, float]:
-        reports = generate_reports(model, loader, text.vocabulary, greedy)
+        reports = decode_all(model, loader, greedy, vocabulary=text.vocabulary)
         evaluation = evaluate_reports(
             {key: hypothesis.text for key, hypothesis in reports.items()},
             references,
@@ -475,27 +492,3 @@ def validation_scores(
         return {**wanted, "distinct %": evaluation.diversity["distinct_percent"]}
 
     return validate
-
-
-@torch.inference_mode()
-def generate_reports(
-    model: ReportModel,
-    loader,
-    vocabulary,
-    config: DecodingConfig,
-    *,
-    generator: torch.Generator | None = None,
-    trace: bool = False,
-) -> dict[str, Hypothesis]:
-    """Decode every study of a loader in eval mode; the first hypothesis of each, by study id."""
-    was_training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    reports: dict[str, Hypothesis] = {}
-    for batch in loader:
-        for best, *_ in decode(
-            model, batch.to(device), config, vocabulary, generator=generator, trace=trace
-        ):
-            reports[best.study_id] = best
-    model.train(was_training)
-    return reports

@@ -42,7 +42,7 @@ def test_parameters_are_injected_and_the_source_stays_untouched(tmp_path):
 
 def test_unknown_parameters_are_fatal(tmp_path):
     source = write(tmp_path / "00_a.ipynb", "print(word)")
-    with pytest.raises(KitError, match="00_a.ipynb has no parameter wrod"):
+    with pytest.raises(KitError, match=r"00_a\.ipynb has no parameter wrod"):
         execute(source, tmp_path / "out.ipynb", {"wrod": "b"})
     with pytest.raises(KitError, match="profile"):
         execute_all([source], {"word": "a", "profile": "lab"}, profile="smoke")

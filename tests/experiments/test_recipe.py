@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from r2genkit.errors import KitError
+from r2genkit.experiments.baselines import build_baseline, needs_features
 from r2genkit.experiments.recipe import PROFILES, RECIPES, load_recipe, recipe_names
-from r2genkit.metrics.baselines import build_baseline
 from r2genkit.models import build_model
 
 MINIMAL = """
@@ -38,7 +38,7 @@ def test_shipped_recipes_are_valid_down_to_model_settings(name, profile):
             feature_dim=8,
             tag_count=3 if recipe.tags else 0,
         )
-    else:
+    elif not needs_features(recipe.baseline.name):
         build_baseline(recipe.baseline.name, recipe.baseline.settings, seed=0)
 
 
@@ -108,8 +108,17 @@ def test_unknown_names_list_the_known_ones(tiny):
         load_recipe(tiny, profile="fast")
     with pytest.raises(KitError, match="phantom"):
         load_recipe(tiny, corpus="mimic")
-    with pytest.raises(KitError, match="key.subkey=value"):
+    with pytest.raises(KitError, match=r"key\.subkey=value"):
         load_recipe(tiny, overrides=["training.epochs"])
+
+
+def test_baseline_options_are_checked():
+    with pytest.raises(KitError, match="unknown baseline 'oracle'"):
+        build_baseline("oracle", {}, seed=0)
+    with pytest.raises(KitError, match=r"no option 'candidate' \(options: candidates\)"):
+        build_baseline("best_single", {"candidate": 3}, seed=0)
+    with pytest.raises(KitError, match="no option 'seed'"):
+        build_baseline("constant", {"seed": 3}, seed=0)
 
 
 def test_recipes_are_plain_yaml():

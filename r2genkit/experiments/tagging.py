@@ -1,0 +1,99 @@
+"""Tags of a run: train the finding classifier once per features and split, reuse it from disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+
+from r2genkit.corpora.mesh import FINDING_TYPES
+from r2genkit.encoders.features import PackedFeatures, ids_fingerprint
+from r2genkit.encoders.tags import TagConfig, Tags, auroc, finding_matrix, fit_tags
+from r2genkit.errors import KitError
+from r2genkit.experiments.data import PreparedText
+from r2genkit.experiments.environment import code_hash
+from r2genkit.experiments.recipe import TagsConfig
+from r2genkit.metrics.findings import POSITIVE
+from r2genkit.paths import cache_dir
+
+MIN_POSITIVES = 10
+
+
+def true_findings(
+    text: PreparedText, study_ids: tuple[str, ...], types: tuple[str, ...]
+) -> np.ndarray:
+    """True findings bool ``[N, F]``: the corpus' codes where it has any, else the report's text."""
+    studies = [text.studies[study_id] for study_id in study_ids]
+    if any(study.findings for study in studies):
+        return finding_matrix(studies, types)
+    columns = [text.labeler.findings.index(name) for name in types]
+    labels = text.labeler.label_matrix([text.cleaned[study_id] for study_id in study_ids])
+    return labels[:, columns] == POSITIVE
+
+
+def trainable_types(text: PreparedText) -> tuple[str, ...]:
+    """Finding types with enough positives in the training set to learn anything from.
+
+    Raises:
+        KitError: no finding type has enough.
+    """
+    known = tuple(name for name in FINDING_TYPES if name in text.labeler.findings)
+    counts = true_findings(text, text.split.train, known).sum(0)
+    types = tuple(name for name, count in zip(known, counts) if count >= MIN_POSITIVES)
+    if not types:
+        raise KitError(
+            f"no finding has {MIN_POSITIVES} positive studies in the training set of corpus "
+            f"{text.data.corpus}: use a recipe without tags or more studies"
+        )
+    return types
+
+
+def prepare_tags(
+    config: TagsConfig,
+    text: PreparedText,
+    features: PackedFeatures,
+    seed: int,
+    *,
+    progress: bool = True,
+) -> Tags:
+    """Finding probabilities of all studies, from the cache where they were computed before.
+
+    The key holds everything that decides them: features, split, types, settings, seed and source
+    code. Labels of test studies are not read.
+    """
+    types = trainable_types(text)
+    content = {
+        "config": config.model_dump(),
+        "features": features.digest,
+        "train": ids_fingerprint(text.split.train),
+        "validation": ids_fingerprint(text.split.validation),
+        "types": types,
+        "seed": seed,
+        "code": code_hash(),
+    }
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+    folder = cache_dir() / "tags" / key
+    if (folder / "tags.json").is_file():
+        return Tags.load(folder)
+    settings = config.model_dump()
+    crossfit = settings.pop("crossfit")
+    tags = fit_tags(
+        types,
+        features,
+        true_findings(text, features.study_ids, types),
+        text.split.train,
+        text.split.validation,
+        TagConfig(**settings),
+        crossfit=crossfit,
+        seed=seed,
+        progress=progress,
+    )
+    tags.save(folder)
+    return tags
+
+
+def mean_test_auroc(tags: Tags, text: PreparedText) -> float:
+    """Mean AUROC over the finding types that occur in the test set."""
+    labels = true_findings(text, text.split.test, tags.types)
+    return float(np.nanmean(auroc(tags.of(text.split.test), labels)))

@@ -1,0 +1,133 @@
+"""Figures of result rows and training histories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from r2genkit.experiments.results import ResultRow
+from r2genkit.experiments.tables import group_rows
+
+BASELINE, MODEL = "#8c8c8c", "#1f6fb2"
+
+
+def _tag(figure: Figure, synthetic: bool) -> None:
+    if synthetic:
+        figure.text(
+            0.995,
+            0.002,
+            "synthetic phantom images",
+            ha="right",
+            va="bottom",
+            fontsize=7,
+            color="0.4",
+        )
+
+
+def _one_group(rows: Sequence[ResultRow]) -> list[ResultRow]:
+    groups = group_rows(rows)
+    if len(groups) != 1:
+        raise ValueError(f"rows of {len(groups)} tables cannot share a figure")
+    return sorted(rows, key=lambda row: (row.order, row.run, row.seed))
+
+
+def score_figure(
+    rows: Sequence[ResultRow], metrics: Sequence[str] = ("BLEU-4", "CIDEr", "finding-F1")
+) -> Figure:
+    """One panel per metric, one line per row: value and 95 % interval, baselines in grey."""
+    rows = _one_group(rows)
+    names = [
+        row.title if len({r.seed for r in rows}) == 1 else f"{row.title} ({row.seed})"
+        for row in rows
+    ]
+    places = np.arange(len(rows))[::-1]
+    with sns.axes_style("whitegrid"):
+        figure, axes = plt.subplots(
+            1, len(metrics), figsize=(3.2 * len(metrics) + 2.2, 0.36 * len(rows) + 1.3), sharey=True
+        )
+        for axis, metric in zip(np.atleast_1d(axes), metrics):
+            for place, row in zip(places, rows):
+                score = row.metrics[metric]
+                if score.value is None:
+                    axis.text(0, place, "not run", va="center", fontsize=8, color="0.4")
+                    continue
+                low = score.value - (score.low if score.low is not None else score.value)
+                high = (score.high if score.high is not None else score.value) - score.value
+                axis.errorbar(
+                    score.value,
+                    place,
+                    xerr=[[max(low, 0)], [max(high, 0)]],
+                    fmt="o",
+                    ms=5,
+                    capsize=3,
+                    color=BASELINE if row.kind == "baseline" else MODEL,
+                )
+            axis.set_title(metric, fontsize=10)
+            axis.set_xlim(left=min(0, axis.get_xlim()[0]))
+            axis.tick_params(labelsize=8)
+        np.atleast_1d(axes)[0].set_yticks(places, names, fontsize=9)
+        figure.tight_layout()
+    _tag(figure, rows[0].synthetic)
+    return figure
+
+
+def image_use_figure(rows: Sequence[ResultRow], metric: str = "finding-F1") -> Figure:
+    """How far each model's score falls when every study gets another study's images.
+
+    A model that writes the same report for all studies loses nothing; one that reads the image
+    loses almost everything.
+    """
+    rows = [row for row in _one_group(rows) if row.swap]
+    places = np.arange(len(rows))[::-1]
+    with sns.axes_style("whitegrid"):
+        figure, axis = plt.subplots(figsize=(7.2, 0.5 * max(len(rows), 1) + 1.4))
+        for place, row in zip(places, rows):
+            own, swapped = row.metrics[metric].value, row.swap[metric].value
+            axis.plot([swapped, own], [place, place], color="0.75", lw=2, zorder=1)
+            axis.scatter(own, place, color=MODEL, zorder=2, label="own images")
+            axis.scatter(
+                swapped, place, facecolor="white", edgecolor=MODEL, zorder=2, label="swapped images"
+            )
+        axis.set_yticks(places, [row.title for row in rows], fontsize=9)
+        axis.set_ylim(-0.6, len(rows) - 0.4)
+        axis.set_xlim(left=-0.01)
+        axis.set_xlabel(metric)
+        if rows:
+            handles, labels = axis.get_legend_handles_labels()
+            axis.legend(handles[:2], labels[:2], fontsize=8, loc="best")
+        figure.tight_layout()
+    _tag(figure, bool(rows) and rows[0].synthetic)
+    return figure
+
+
+def history_figure(
+    histories: Mapping[str, Sequence[Mapping]], keys: Sequence[str], *, synthetic: bool
+) -> Figure:
+    """One panel per key, one line per run, over epochs.
+
+    Args:
+        histories: history entries (as ``RunResult.history``) by run title.
+        keys: which entries to draw, e.g. "train/loss", "validation/finding-F1".
+        synthetic: whether to tag the figure as drawn from phantom images.
+    """
+    with sns.axes_style("whitegrid"):
+        figure, axes = plt.subplots(1, len(keys), figsize=(3.6 * len(keys), 3.0))
+        for axis, key in zip(np.atleast_1d(axes), keys):
+            for title, history in histories.items():
+                group, name = key.split("/", 1)
+                points = [
+                    (entry["epoch"], entry[group][name]) for entry in history if group in entry
+                ]
+                if points:
+                    axis.plot(*zip(*points), marker="o", ms=3, label=title)
+            axis.set_title(key, fontsize=10)
+            axis.set_xlabel("epoch")
+            axis.tick_params(labelsize=8)
+        np.atleast_1d(axes)[-1].legend(fontsize=8)
+        figure.tight_layout()
+    _tag(figure, synthetic)
+    return figure

@@ -1,0 +1,158 @@
+"""The whole road on a handful of phantom studies."""
+
+import json
+
+import numpy as np
+import pytest
+
+from r2genkit.errors import KitError
+from r2genkit.experiments import read_rows, read_run, run
+from r2genkit.experiments.runner import swapped_reports
+from r2genkit.training.checkpoints import Checkpoints
+
+TINY = (
+    "data.limit_train=40",
+    "data.limit_validation=8",
+    "data.limit_test=12",
+    "encoder.image_size=96",
+    "encoder.pca=16",
+    "training.epochs=2",
+    "training.checkpoint_steps=1",
+    "sampling.batch_size=8",
+    "scoring.bootstrap=40",
+    "scoring.meteor=false",
+)
+TINY_BASELINE = tuple(text for text in TINY if text.startswith(("data.", "scoring.")))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def folders(cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("R2GENKIT_CACHE", str(cache))
+    monkeypatch.setenv("R2GENKIT_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("R2GENKIT_RESULTS", str(tmp_path / "results"))
+
+
+def tiny_run(name="03_show_attend_tell", **options):
+    overrides = TINY if name.startswith("03") else TINY_BASELINE
+    return run(name, profile="smoke", overrides=overrides, progress=False, **options)
+
+
+def test_one_run_leaves_a_complete_row_and_its_files():
+    result = tiny_run()
+    assert read_rows("smoke")[-1] == result.row
+    assert result.row.synthetic and result.row.corpus == "phantom"
+    assert set(result.hypotheses) == set(result.references) and len(result.hypotheses) == 12
+    assert set(result.text().split.test) == set(result.hypotheses)
+    names = {path.name for path in result.folder.iterdir()}
+    assert {"recipe.json", "vocabulary.json", "predictions.json", "row.json"} <= names
+    assert result.row.metrics["METEOR"].value is None and result.row.metrics["METEOR"].reason
+    assert result.row.constant_difference and result.row.swap_difference
+    assert len(result.history) == 2
+
+
+def test_the_same_seed_gives_the_same_row_and_another_seed_another():
+    first = tiny_run()
+    again = tiny_run(fresh=True)
+    assert first.row.numbers() == again.row.numbers()
+    assert first.hypotheses == again.hypotheses
+    other = tiny_run(seed=1)
+    assert [e["train"] for e in other.history] != [e["train"] for e in first.history]
+
+
+def test_a_finished_run_is_read_not_repeated(monkeypatch):
+    first = tiny_run()
+    monkeypatch.setattr("r2genkit.experiments.runner._run", lambda *a: pytest.fail("ran again"))
+    assert tiny_run().row == first.row
+
+
+class Killed(Exception):
+    """Stands for a power cut."""
+
+
+@pytest.mark.parametrize("step", [3, 7])
+def test_a_killed_run_resumes_to_the_same_row(monkeypatch, step, tmp_path):
+    whole = tiny_run()
+    monkeypatch.setenv("R2GENKIT_RUNS", str(tmp_path / f"other{step}"))
+    original, calls = Checkpoints.save_last, []
+
+    def failing(*arguments, **options):
+        original(*arguments, **options)
+        calls.append(1)
+        if len(calls) == step:
+            raise Killed
+
+    monkeypatch.setattr(Checkpoints, "save_last", failing)
+    with pytest.raises(Killed):
+        tiny_run()
+    monkeypatch.setattr(Checkpoints, "save_last", original)
+    resumed = tiny_run()
+    assert resumed.folder != whole.folder
+    assert resumed.row.numbers() == whole.row.numbers()
+    assert resumed.hypotheses == whole.hypotheses
+
+
+@pytest.mark.parametrize("name", ["02_most_frequent", "02_constant", "02_nearest_image"])
+def test_baselines_run_through_the_same_door(name):
+    overrides = TINY if name == "02_nearest_image" else TINY_BASELINE
+    overrides = [text for text in overrides if not text.startswith(("training.", "sampling."))]
+    row = run(name, profile="smoke", overrides=overrides, progress=False).row
+    assert row.kind == "baseline" and row.swap is None
+    if name == "02_constant":
+        assert row.distinct_percent == pytest.approx(100 / 12) and row.constant_difference is None
+
+
+def test_test_reports_never_reach_training_or_fitting(monkeypatch):
+    """Changing every test report changes the scores and nothing that was written."""
+    before = tiny_run("02_constant")
+    from r2genkit.experiments import runner
+
+    original = runner.prepare_text
+
+    def changed(*arguments):
+        import dataclasses
+
+        text = original(*arguments)
+        swapped = dict.fromkeys(text.split.test, "no such words .")
+        return dataclasses.replace(text, references={**text.references, **swapped})
+
+    monkeypatch.setattr(runner, "prepare_text", changed)
+    after = tiny_run("02_constant", fresh=True)
+    assert after.hypotheses == before.hypotheses
+    assert after.row.metrics["BLEU-1"].value != before.row.metrics["BLEU-1"].value
+
+
+def test_swapping_gives_every_study_another_ones_report():
+    reports = {f"s{i}": f"report {i}" for i in range(9)}
+    swapped = swapped_reports(reports, seed=0)
+    assert sorted(swapped.values()) == sorted(reports.values())
+    assert all(swapped[key] != reports[key] for key in reports)
+    assert swapped == swapped_reports(reports, seed=0)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(KitError, match="holds no finished run"):
+        read_run(tmp_path)
+
+
+def test_intervals_contain_their_values():
+    row = tiny_run().row
+    for name, score in row.metrics.items():
+        if score.value is not None and score.low is not None:
+            assert score.low - 1e-9 <= score.value <= score.high + 1e-9 or name == "CIDEr", name
+
+
+def test_predictions_file_can_be_scored_by_itself(tmp_path):
+    from r2genkit.experiments.scoring import score_files
+
+    result = tiny_run("02_most_frequent")
+    paths = []
+    for name, reports in (("h", result.hypotheses), ("r", result.references)):
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_text(json.dumps(reports))
+    evaluation = score_files(*paths, compat="none", bootstrap=0)
+    assert np.isclose(evaluation.metrics["BLEU-4"], result.row.metrics["BLEU-4"].value)
