@@ -56,6 +56,13 @@ def _options(
     _options.debug = debug
 
 
+def _number(value: object) -> object:
+    """Counts as counts, shares with one decimal."""
+    if isinstance(value, float):
+        return f"{value:.0f}" if value == int(value) else f"{value:.1f}"
+    return value
+
+
 def _echo_table(table) -> None:
     typer.echo(table.to_markdown(index=False, disable_numparse=True))
 
@@ -90,11 +97,17 @@ def data_list() -> None:
 def data_check(
     corpus: Annotated[str, typer.Argument(help="Which corpus.")],
     data_dir: DataDir = None,
+    annotation: Annotated[
+        str, typer.Option(help="Corpus r2gen: name of the annotation file.")
+    ] = "annotation.json",
+    table: Annotated[str | None, typer.Option(help="Corpus private: name of the CSV.")] = None,
 ) -> None:
     """List every problem of a corpus at once: missing files, duplicates, empty reports."""
     from r2genkit.corpora.check import check_corpus
 
-    problems = check_corpus(corpus, data_dir)
+    problems = check_corpus(
+        corpus, data_dir, annotation=annotation, table=table, progress=sys.stderr.isatty()
+    )
     for problem in problems:
         typer.echo(str(problem))
     if problems:
@@ -106,12 +119,15 @@ def data_check(
 def data_download(
     corpus: Annotated[str, typer.Argument(help="Which corpus (openi).")] = "openi",
     target: Annotated[Path | None, typer.Option(help="Folder; default data/downloads.")] = None,
+    part: Annotated[
+        list[str] | None, typer.Option(help="reports or png; may be repeated; default: both.")
+    ] = None,
 ) -> None:
     """Fetch a public corpus: resumes, verifies checksums, extracts safely."""
     from r2genkit.corpora.download import download
     from r2genkit.paths import downloads_dir
 
-    folder = download(corpus, target or downloads_dir() / corpus)
+    folder = download(corpus, target or downloads_dir() / corpus, parts=part)
     typer.echo(f"{corpus} is in {folder}; use it with --data-dir {folder}")
 
 
@@ -142,7 +158,8 @@ def data_audit(
     from r2genkit.experiments.recipe import DataConfig, TextConfig, settle
 
     text = prepare_text(*settle(DataConfig(corpus=corpus, split=split), TextConfig()), data_dir)
-    _echo_table(audit_split(text.split, list(text.studies.values()), section=text.data.section))
+    audit = audit_split(text.split, list(text.studies.values()), section=text.data.section)
+    _echo_table(audit.reset_index().map(_number))
     typer.echo(f"\nprotocol {text.split.name}, fingerprint {text.split.fingerprint}")
 
 
