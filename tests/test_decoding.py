@@ -521,3 +521,17 @@ def test_search_on_a_gpu_equals_the_cpu(config):
     assert [[h.tokens for h in texts] for texts in here] == [
         [h.tokens for h in texts] for texts in there
     ]
+
+
+@pytest.mark.parametrize(
+    "options", [{"length_penalty": 2.5}, {"length_penalty": -1.0}, {"end_bias": 4.0}]
+)
+def test_no_study_is_given_up_too_early(options):
+    """Many random models, and rules under which a long or short text can win late."""
+    batch, full = make_batch(16, seed=3), {"early_stop": False}
+    for seed in range(12):
+        model = ToyModel(seed, words=5, sharpness=0.8)
+        config = DecodingConfig(method="beam", beam_size=3, max_length=8, **options)
+        quick = decode(model, batch, config)
+        slow = decode(model, batch, config.model_copy(update=full))
+        assert [h.tokens for (h,) in quick] == [h.tokens for (h,) in slow]

@@ -1,0 +1,132 @@
+"""Speed of the recurrent models at lab scale: training steps and decoding.
+
+    python benchmarks/bench_decoding.py [--threads 1] [--repeats 5]
+
+256-number patch features, 98 patches, hidden 256, 700 words; training texts of 20 to 60 tokens.
+Weights are random, so for decoding each study is given the length (20 to 45 words) at which its
+text ends. Prints a Markdown table; times are medians, and on one CPU thread they are CPU time, so
+that other work on the machine disturbs them less.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from r2genkit.batches import Batch, collate
+from r2genkit.decoding import DecodingConfig, search
+from r2genkit.models import ReportModel, State, build_model
+
+WORDS, PATCH, PATCHES, TAGS, HIDDEN = 700, 256, 49, 20, 256
+SIZES = {"embedding_size": HIDDEN, "hidden_size": HIDDEN}
+MODELS = {
+    "Show and Tell": ("show_tell", SIZES),
+    "Show, Attend and Tell, soft": ("show_attend_tell", {**SIZES, "attention_size": HIDDEN}),
+    "Show, Attend and Tell, post": (
+        "show_attend_tell",
+        {**SIZES, "attention_size": HIDDEN, "attention": "post"},
+    ),
+}
+SEARCHES = {
+    "greedy": DecodingConfig(),
+    "greedy, all steps": DecodingConfig(early_stop=False),
+    "beam 3": DecodingConfig(method="beam", beam_size=3),
+    "beam 3, all steps": DecodingConfig(method="beam", beam_size=3, early_stop=False),
+}
+
+
+def make_batch(count: int, device: str) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(20, 61, (count,), generator=generator).tolist()
+    tokens = [
+        [0, *torch.randint(1, WORDS, (n - 2,), generator=generator).tolist(), 0] for n in lengths
+    ]
+    return collate(
+        [f"s{i}" for i in range(count)],
+        torch.ones(count, 2, dtype=torch.bool),
+        features=torch.randn(count, 2, PATCHES, PATCH, generator=generator),
+        tokens=tokens,
+        tags=torch.rand(count, TAGS, generator=generator),
+    ).to(device)
+
+
+class Ending(torch.nn.Module):
+    """A model whose text for study i ends after ``lengths[i]`` words."""
+
+    def __init__(self, model: ReportModel, lengths: torch.Tensor) -> None:
+        super().__init__()
+        self.model, self.lengths, self.vocabulary_size = model, lengths, model.vocabulary_size
+
+    def encode(self, batch: Batch) -> State:
+        state = self.model.encode(batch)
+        state.moving["left"] = self.lengths
+        return state
+
+    def step(self, tokens: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        log_probs, new = self.model.step(tokens, state)
+        log_probs[:, 0] = torch.where(state["left"] > 0, -50.0, 50.0)
+        return log_probs, new.advance(left=state["left"] - 1)
+
+
+def median_seconds(work: Callable[[], object], repeats: int, device: str) -> float:
+    alone = device == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
+    times = []
+    for _ in range(repeats + 1):  # the first one warms up
+        start = clock()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(clock() - start)
+    return statistics.median(times[1:])
+
+
+def training_step(model: torch.nn.Module, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    model(batch)["loss"].backward()
+    optimizer.step()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    print(f"torch {torch.__version__}, {options.device}, {options.threads} thread(s)\n")
+    print("| model | minibatch | training ms/step | training tokens/s |", end="")
+    print("".join(f" {name}, studies/s |" for name in SEARCHES))
+    print("| --- " * (4 + len(SEARCHES)) + "|")
+    for label, (name, settings) in MODELS.items():
+        for count in (8, 32):
+            batch = make_batch(count, options.device)
+            model = build_model(
+                name, settings, vocabulary_size=WORDS, feature_dim=PATCH, tag_count=TAGS, seed=0
+            ).to(options.device)
+            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+            step = median_seconds(
+                lambda m=model, b=batch, o=optimizer: training_step(m, b, o),
+                options.repeats,
+                options.device,
+            )
+            speeds = [step * 1e3, float(batch.token_weights.sum()) / step]
+            lengths = torch.randint(20, 46, (count,), device=options.device)
+            ending = Ending(model, lengths).eval()
+            with torch.no_grad():
+                for config in SEARCHES.values():
+                    seconds = median_seconds(
+                        lambda m=ending, b=batch, c=config: search(m, b, c),
+                        options.repeats,
+                        options.device,
+                    )
+                    speeds.append(count / seconds)
+            cells = " | ".join(f"{speed:,.0f}" for speed in speeds)
+            print(f"| {label} | {count} | {cells} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
