@@ -149,3 +149,19 @@ def test_no_bootstrap_no_subsets_no_positive_finding():
 def test_ids_must_agree():
     with pytest.raises(KitError, match="no hypothesis \\(s0, s1, s2, \\.\\.\\.\\)"):
         evaluate_reports({}, REFERENCES)
+
+
+def test_labels_may_come_from_texts_with_full_stops():
+    scored = {"a": "no effusion scoliosis of the spine"}
+    stops = {"a": "no effusion . scoliosis of the spine ."}
+    plain = evaluate_reports(scored, scored, meteor=False, bootstrap=0)
+    better = evaluate_reports(
+        scored, scored, meteor=False, bootstrap=0, label_texts=(stops, stops), constant="no mass ."
+    )
+    assert math.isnan(plain.metrics["finding-F1"])  # the negation swallows the scoliosis
+    assert better.metrics["finding-F1"] == 1
+    assert better.versus_constant["finding-F1"].value == 1
+    with pytest.raises(KitError, match="no hypothesis"):
+        evaluate_reports(scored, scored, meteor=False, bootstrap=0, label_texts=({}, stops))
+    with pytest.raises(KitError, match="no reference"):
+        evaluate_reports(scored, scored, meteor=False, bootstrap=0, label_texts=(stops, {"b": "x"}))

@@ -14,6 +14,10 @@ Polarity of a mention, first match wins:
 3. a doubt trigger likewise, or a *doubtful* phrase: uncertain (CheXpert, Irvin et al. 2019);
 4. else positive.
 
+Sentences are those of :func:`r2genkit.text.clean_report`, so raw text, the default cleaning and the
+R2Gen cleaning get the same labels (F1 1.0 and .995 between them on the Open-i findings). Text
+without full stops, as the 2018 kit's, does not (.86): label the text that still has them.
+
 Label of a type in a report (CheXpert's aggregation): any positive mention -> positive; else any
 uncertain -> uncertain; else any negative -> negative; else the type is not mentioned.
 """
@@ -329,12 +333,26 @@ class FindingLabeler:
         return {name: _NAMES[int(code)] for name, code in zip(self._columns, row) if code != ABSENT}
 
     def explain(self, text: str) -> list[Mention]:
-        """Every mention in a report with its sentence, words, rule and trigger."""
-        return [
-            replace(mention, sentence_index=index)
-            for index, sentence in enumerate(split_sentences(clean_report(text)))
-            for mention in self.mentions_of_sentence(sentence)
-        ]
+        """Every mention in a report with its sentence, words, rule and trigger.
+
+        Of mentions of one finding that lie within one another, with equal polarity, the longest is
+        given: "degenerative changes of the spine" and not "degenerative" besides.
+        """
+        result = []
+        for index, sentence in enumerate(split_sentences(clean_report(text))):
+            kept: list[Mention] = []
+            for mention in sorted(
+                self.mentions_of_sentence(sentence), key=lambda m: m.span[0] - m.span[1]
+            ):
+                if not any(
+                    (mention.finding, mention.polarity) == (other.finding, other.polarity)
+                    and other.span[0] <= mention.span[0]
+                    and mention.span[1] <= other.span[1]
+                    for other in kept
+                ):
+                    kept.append(replace(mention, sentence_index=index))
+            result += sorted(kept, key=lambda m: m.span)
+        return result
 
     def abnormal(self, texts: Iterable[str], *, uncertain: bool = True) -> np.ndarray:
         """Whether each report states any abnormality.
