@@ -133,7 +133,8 @@ def attention_figure(
     of attention that each view gets.
 
     Args:
-        images: ``[V, H, W]`` grey, any range (0 = black); an absent view may be all zero.
+        images: ``[V, H, W]`` grey, any range (0 = black); an absent view may be all zero. Absent
+            views at the end may be left out.
         attention: ``[T, V, S]`` patch weights of every word.
         words: T words of the report.
         indices: positions to show; default: content words by largest attention change.
@@ -151,6 +152,7 @@ def attention_figure(
     images, attention = np.asarray(images, dtype=float), np.asarray(attention, dtype=float)
     _check(images, attention, words, gate)
     views, height, width = images.shape
+    attention = attention[:, :views]
     rows, cols = grid or (math.isqrt(attention.shape[2]),) * 2
     if rows * cols != attention.shape[2]:
         raise KitError(
@@ -230,7 +232,12 @@ def _stretch(image: np.ndarray) -> np.ndarray:
 def _check(
     images: np.ndarray, attention: np.ndarray, words: Sequence[str], gate: np.ndarray | None
 ) -> None:
-    if images.ndim != 3 or attention.ndim != 3 or images.shape[0] != attention.shape[1]:
+    if (
+        images.ndim != 3
+        or attention.ndim != 3
+        or images.shape[0] > attention.shape[1]
+        or attention[:, images.shape[0] :].any()  # attention on a view that is not there to show
+    ):
         raise KitError(
             f"images {list(images.shape)} and attention {list(attention.shape)} do not belong "
             "together; expected [V, H, W] and [T, V, S] with the same V."

@@ -108,6 +108,8 @@ def test_one_view_and_an_absent_view():
     attention = random_attention(views=1)
     figure = attention_figure(images(1), attention, WORDS, indices=[1])
     assert titles(figure) == ["view 1", "2. heart"]
+    slots = np.concatenate([attention, np.zeros_like(attention)], axis=1)  # no second view
+    assert titles(attention_figure(images(1), slots, WORDS, indices=[1])) == titles(figure)
     blank = images()
     blank[1] = 0
     attention_figure(blank, random_attention(), WORDS, title="Study").canvas.draw()
