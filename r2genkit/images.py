@@ -255,7 +255,7 @@ class PartialArray:
         self.done[list(rows)] = True
         self._save_marks()
 
-    def fill(self, finished: Generator[list[int]], title: str, progress: bool) -> None:
+    def fill(self, finished: Generator[list[int], None, None], title: str, progress: bool) -> None:
         """Mark rows as ``finished`` yields them, under a progress bar."""
         bar = tqdm(
             total=len(self.done),
@@ -307,7 +307,7 @@ def run_chunks(
     *,
     initializer: Callable[..., None] = start_worker,
     initargs: tuple = (),
-) -> Generator[list[int]]:
+) -> Generator[list[int], None, None]:
     """Results of ``task(chunk)`` as they finish, in ``workers`` processes (1: in this one).
 
     Raises:

@@ -190,7 +190,8 @@ def fold_batch_norm(body: nn.Module, channels: int = 3) -> nn.Module:
         elif isinstance(module, nn.BatchNorm2d):
             hooks.append(module.register_forward_pre_hook(before_norm))
     generator = torch.Generator().manual_seed(0)
-    image = torch.randn(1, channels, _PROBE, _PROBE, generator=generator)
+    device = next(iter(body.parameters())).device
+    image = torch.randn(1, channels, _PROBE, _PROBE, generator=generator).to(device)
     with torch.inference_mode():
         want = body(image)
     for hook in hooks:

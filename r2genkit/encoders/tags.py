@@ -452,7 +452,10 @@ class Tags:
         return self.probabilities[[self._row[study_id] for study_id in study_ids]]
 
     def save(self, folder: Path) -> None:
-        """Write ``tags.safetensors`` (weights, probabilities, thresholds) and ``tags.json``."""
+        """Write ``tags.safetensors`` (weights, probabilities, thresholds) and ``tags.json``.
+
+        The weights of an encoder are not among them; ``Encoder.save`` writes those.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {
             f"model.{name}": value.contiguous()

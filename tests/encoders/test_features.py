@@ -244,3 +244,14 @@ def test_projection_is_placed_with_its_model():
     with FakeTensorMode():
         pca = PCA(torch.zeros(5), torch.zeros(2, 5), torch.ones(()), torch.ones(2), "x").to("cuda")
         assert pca(torch.zeros(1, 2, 4, 5, device="cuda")).device.type == "cuda"
+
+
+@pytest.mark.gpu
+def test_gpu_features_equal_cpu_features(tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("needs CUDA")
+    images = make_images(tmp_path, 20)
+    on_cpu = cached(tmp_path / "cpu", images)
+    on_gpu = cached(tmp_path / "gpu", images, make_encoder().to("cuda"), device="cuda")
+    assert on_gpu.digest == on_cpu.digest
+    np.testing.assert_allclose(on_gpu.array, on_cpu.array, rtol=1e-2, atol=1e-2)
