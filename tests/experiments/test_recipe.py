@@ -44,10 +44,10 @@ def test_shipped_recipes_are_valid_down_to_model_settings(name, profile):
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_key_of_a_shipped_recipe_is_commented(name):
-    """A key has a comment on its line, or on the line above it."""
+    """A value has a comment on its line, or on the line above it."""
     lines = (RECIPES / f"{name}.yaml").read_text().splitlines()
     for number, line in enumerate(lines):
-        if not re.match(r"^\s*\w+:", line):
+        if not re.match(r"^\s*\w+:\s*\S", line):
             continue
         assert "#" in line or lines[number - 1].lstrip().startswith("#"), f"line {number + 1}"
 
