@@ -34,7 +34,7 @@ def main() -> None:
         f"median {np.median(times):.1f} ms, 90th percentile {np.quantile(times, 0.9):.1f} ms"
     )
     if options.profile:
-        profile = cProfile.Profile()
+        profile = cProfile.Profile(time.process_time)
         profile.enable()
         for patient in patients[1:]:
             render_patient(patient, options.size)

@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--top", type=int, default=12, help="types in the macro average")
     parser.add_argument("--least", type=int, default=6, help="test positives needed for a row")
+    parser.add_argument("--components", type=int, default=200, help="of the PCA")
     parser.add_argument("--no-null", action="store_true")
     parser.add_argument("--output", type=Path, help="write the table as JSON")
     options = parser.parse_args()
@@ -94,7 +95,9 @@ def main() -> None:
         return np.array([any(f.name == name for f in p.findings) for p in patients])
 
     reduce = make_pipeline(
-        StandardScaler(), PCA(min(400, options.train // 3), random_state=0), StandardScaler()
+        StandardScaler(),
+        PCA(min(options.components, options.train // 3), random_state=0),
+        StandardScaler(),
     )
     z_train, z_test = reduce.fit_transform(x_train), reduce.transform(x_test)
     z_null = None if x_null is None else reduce.transform(x_null)
@@ -105,7 +108,7 @@ def main() -> None:
         y_train, y_test = labels(train, name), labels(test, name)
         if y_test.sum() < options.least or y_train.sum() < options.least:
             continue
-        model = LogisticRegression(C=0.002, class_weight="balanced", max_iter=500)
+        model = LogisticRegression(C=0.0005, class_weight="balanced", max_iter=500)
         model.fit(z_train, y_train)
         grey = LogisticRegression(C=0.05, class_weight="balanced", max_iter=500)
         grey.fit(scale.transform(h_train), y_train)

@@ -29,8 +29,8 @@ from r2genkit.phantom.projection import (
     Frame,
     Scene,
     line_integral,
+    line_integral_and_body,
     make_frame,
-    organs,
 )
 from r2genkit.seeds import numpy_rng
 
@@ -102,10 +102,7 @@ class Prepared:
         noise = rng.standard_normal((size, size), dtype=np.float32)
         # exposure and tone curve see the patient's build, not what is focally wrong
         coarse = self.frame(projection, COARSE)
-        anatomy = self.scene.anatomy
-        plain = Scene(anatomy)
-        base = line_integral(plain, coarse)
-        body = organs(anatomy, coarse).body
+        base, body = line_integral_and_body(Scene(self.scene.anatomy), coarse)
         return develop(self.attenuation(projection, size), base, body, draws, noise, projection)
 
 

@@ -295,10 +295,10 @@ class Anatomy:
         t = self.traits["aorta"]
         arch = self.arch_y
         down = np.clip((arch - y) / 170.0, 0.0, 1.0)
-        bow = 1.5 + 5.2 * t
+        bow = 1.5 + 6.2 * t
         x = 23.0 - 13.0 * down + bow * np.sin(np.pi * np.clip(down, 0, 1)) ** 1.5
         x = x + 0.6 * self.spine_x(y)
-        z = self.spine_z(y) + 24.0 + (2.0 + 1.2 * t) * np.sin(np.pi * down)
+        z = self.spine_z(y) + 24.0 + (2.0 + 2.4 * t) * np.sin(np.pi * down)
         radius = (12.5 + 0.45 * t) * np.clip((arch + 6.0 - y) / 6.0, 0.0, 1.0) ** 0.5
         return x, z, radius
 
@@ -417,7 +417,7 @@ def _heart(a: Anatomy) -> None:
     wide = 1.0 + 0.055 * t["mediastinum"]
     aorta = t["aorta"]
     arch = a.arch_y
-    hump = 1.0 + 0.06 * aorta
+    hump = 1.0 + 0.075 * aorta
     spine = 0.4 * float(a.spine_x(60.0))
     a.pedicle = [
         Ellipsoid((2 + spine, 72 + 0.3 * lift, 2), (21 * wide, 66, 30)),
@@ -500,75 +500,79 @@ def _ribs(a: Anatomy) -> list[Points]:
     ]
 
 
+_BOTH = np.array([-1.0, 1.0])[:, None, None]  # right, left
+
+
+def _mirrored(path: np.ndarray) -> np.ndarray:
+    """A left-sided path ``[N, 3]`` on both sides ``[2, N, 3]`` (right, left)."""
+    return path[None] * np.concatenate([_BOTH, np.ones((2, 1, 2))], axis=-1)
+
+
 def _shoulder_girdle(a: Anatomy) -> list[Points]:
+    """Clavicles, scapulae, humeri and sternum; the arms hang in one view and rise in the other."""
     n = a.habitus.numbers
     bone, yaw = n["bone"], n["yaw_frontal"]
+    sides = np.array([-1.0, 1.0])
+    up = 3.0 * n["clavicle"] + sides * 1.5 * n["arm"]
     out: list[Points] = []
-    for sign in (-1, 1):
-        up = 3.0 * n["clavicle"] + sign * 1.5 * n["arm"]
-        knots = np.array(
-            [
-                [16, 116, 52],
-                [38, 121, 54],
-                [75, 131 + up, 46],
-                [112, 136 + up, 18],
-                [150, 139 + 1.4 * up, -12.0],
-            ]
-        )
-        knots[:, 0] *= sign
-        knots[:, 0] += yaw * knots[:, 2] * np.array([1, 1, 0.6, 0.3, 0])
-        path = polyline(knots)
-        radius = np.interp(np.linspace(0, 1, len(path)), [0, 0.12, 0.5, 1], [8.0, 6.0, 5.2, 6.0])
-        out += hollow_tube(path, radius, MU_RIB * 0.85 * bone, marrow=0.92, lateral=False)
-        out += hollow_tube(
-            path[: len(path) // 3], radius[: len(path) // 3], 0.012 * bone, frontal=False
-        )
-        turn = 2.5 * n["scapula"]
-        border = np.array(
-            [
-                [104 + turn, 122, -88],
-                [98 + turn, 80, -92],
-                [106 + turn, 36, -88],
-                [118 + turn, 8, -80.0],
-            ]
-        )
-        axillary = np.array([[118 + turn, 8, -80], [131, 50, -70], [146, 92, -50.0]])
-        ridge = np.array([[102 + turn, 106, -92], [128, 122, -84], [158, 138, -50.0]])
-        for points, r, mu in ((border, 2.1, 0.022), (axillary, 3.2, 0.022), (ridge, 3.6, 0.020)):
-            points = points * np.array([sign, 1, 1])
-            out.append(tube(polyline(points, 1.5), r, mu * bone, lateral=False))
-        s, t = np.meshgrid(np.linspace(0, 1, 9), np.linspace(0, 1, 12))
-        inner = np.stack([np.interp(t, [0, 1], [104 + turn, 118 + turn]), 118 - 108 * t], -1)
-        outer = np.stack([np.interp(t, [0, 0.35, 1], [150, 138, 120 + turn]), 112 - 102 * t], -1)
-        plate = inner + (outer - inner) * s[..., None]
-        xyz = np.concatenate([plate * [sign, 1], np.full((*plate.shape[:2], 1), -78.0)], -1)
-        out.append(gaussians(xyz.reshape(-1, 3), 5.2, 0.012 * 3.5 * 45 * bone, lateral=False))
-        # humeral head and shaft, arm hanging in the frontal view
-        drop = 0.10 + 0.05 * n["arm_spread"]
-        head = np.array([sign * (170 + 2 * n["shoulder"]), 118 + up, -20.0])
-        shell = np.concatenate([_sphere_points(150) * 20.0, _sphere_points(70) * 12.0]) + head
-        out.append(balls(shell, 6.2, 0.012 * 4 / 3 * np.pi * 21.0**3 / 220 * bone, lateral=False))
-        shaft = head + np.linspace(0, 1, 140)[:, None] * np.array([sign * 190 * drop * 2, -200, 0])
-        out += hollow_tube(shaft, 11.0, 0.030 * bone, lateral=False)
-        # arm raised in the lateral view
-        angle = 0.93 + 0.10 * n["arm"] + sign * 0.10 * (1 + 0.3 * n["arm_spread"])
-        start = np.array([sign * 118.0, 150.0, -22.0])
-        shaft = start + np.linspace(0, 1, 120)[:, None] * 190 * np.array(
-            [0, np.sin(angle), np.cos(angle)]
-        )
-        out += hollow_tube(shaft, 10.0, 0.026 * bone, frontal=False)
-        # lateral: the blade of the scapula seen on edge
-        blade = np.array([[110, 118, -62], [108, 70, -92], [114, 18, -100.0]]) * [sign, 1, 1]
-        blade[:, 2] += sign * 5.0
-        out.append(tube(polyline(blade, 1.5), 2.9, 0.022 * bone, frontal=False))
-    # sternum, seen edge-on in the lateral view
+
+    knots = [[16, 116, 52], [38, 121, 54], [75, 131, 46], [112, 136, 18], [150, 139, -12]]
+    path = _mirrored(polyline(knots))
+    outward = np.clip((np.abs(path[..., 0]) - 38.0) / 37.0, 0.0, 1.4)
+    path[..., 1] += up[:, None] * outward
+    path[..., 0] += yaw * path[..., 2] * np.clip(1.3 - np.abs(path[..., 0]) / 115.0, 0.0, 1.0)
+    radius = np.interp(np.linspace(0, 1, path.shape[1]), [0, 0.12, 0.5, 1], [8.0, 6.0, 5.2, 6.0])
+    out += hollow_tube(path, radius, MU_RIB * 0.85 * bone, marrow=0.92, lateral=False)
+    third = path.shape[1] // 3
+    out += hollow_tube(path[:, :third], radius[:third], 0.012 * bone, frontal=False)
+
+    turn = 2.5 * n["scapula"]
+    border = [[104, 122, -88], [98, 80, -92], [106, 36, -88], [118, 8, -80]]
+    axillary = [[118, 8, -80], [131, 50, -70], [146, 92, -50]]
+    ridge = [[102, 106, -92], [128, 122, -84], [158, 138, -50]]
+    for line, r, mu in ((border, 2.1, 0.022), (axillary, 3.2, 0.022), (ridge, 3.6, 0.020)):
+        line = _mirrored(polyline(np.add(line, (turn, 0.0, 0.0)), 1.5))
+        out.append(tube(line, r, mu * bone, lateral=False))
+    s, t = np.meshgrid(np.linspace(0, 1, 9), np.linspace(0, 1, 12))
+    inner = np.stack([104 + turn + 14 * t, 118 - 108 * t], -1)
+    outer = np.stack([turn + np.interp(t, [0, 0.35, 1], [150, 138, 120]), 112 - 102 * t], -1)
+    plate = (inner + (outer - inner) * s[..., None]).reshape(-1, 2)
+    plate = _mirrored(np.concatenate([plate, np.full((len(plate), 1), -78.0)], axis=1))
+    out.append(gaussians(plate, 5.2, 0.012 * 3.5 * 45 * bone, lateral=False))
+
+    # humeral head and shaft of the hanging arm
+    drop = 0.10 + 0.05 * n["arm_spread"]
+    head = np.stack([170 + 2 * n["shoulder"] + 0 * up, 118 + up, -20 + 0 * up], axis=-1)
+    head[:, 0] *= sides
+    ball = np.concatenate([_sphere_points(150) * 20.0, _sphere_points(70) * 12.0])
+    mass = 0.012 * 4 / 3 * np.pi * 21.0**3 / len(ball) * bone
+    out.append(balls(head[:, None] + ball, 6.2, mass, lateral=False))
+    reach = np.stack([sides * 380 * drop, np.full(2, -200.0), np.zeros(2)], axis=-1)
+    steps = np.linspace(0, 1, 120)[:, None]
+    out += hollow_tube(head[:, None] + steps * reach[:, None], 11.0, 0.030 * bone, lateral=False)
+
+    # the raised arm, and the blade of the scapula seen on edge
+    angle = 0.93 + 0.10 * n["arm"] + sides * 0.10 * (1 + 0.3 * n["arm_spread"])
+    start = np.stack([sides * 118.0, np.full(2, 150.0), np.full(2, -22.0)], axis=-1)
+    reach = 190 * np.stack([np.zeros(2), np.sin(angle), np.cos(angle)], axis=-1)
+    out += hollow_tube(start[:, None] + steps * reach[:, None], 10.0, 0.026 * bone, frontal=False)
+    blade = _mirrored(polyline([[110, 118, -62], [108, 70, -92], [114, 18, -100]], 1.5))
+    blade[..., 2] += 5.0 * sides[:, None]
+    out.append(tube(blade, 2.9, 0.022 * bone, frontal=False))
+
     y = np.linspace(112, -50, 110)
-    z = np.interp(y, [-50, -20, 20, 60, 95, 115], [98, 94.5, 86, 73, 58, 48]) + a.front_shift(y)
-    for x in np.linspace(-15, 15, 7):
-        path = np.stack([np.full_like(y, x + yaw * 80), y, z], 1)
-        out.append(tube(path, 5.0, 0.0042 * bone))
-        out.append(tube(path, 3.2, -0.0050 * bone, frontal=False))
+    x = np.linspace(-15, 15, 7)[:, None] + yaw * 80.0
+    x, y, z = np.broadcast_arrays(x, y, sternum_z(a, y))
+    sternum = np.stack([x, y, z], axis=-1)
+    out.append(tube(sternum, 5.0, 0.0042 * bone))
+    out.append(tube(sternum, 3.2, -0.0050 * bone, frontal=False))
     return out
+
+
+def sternum_z(a: Anatomy, y) -> np.ndarray:
+    """Forward position of the sternum at heights y (mm)."""
+    at = np.interp(y, [-50, -20, 20, 60, 95, 115], [98, 94.5, 86, 73, 58, 48])
+    return at + a.front_shift(y)
 
 
 def _sphere_points(count: int) -> np.ndarray:
@@ -658,7 +662,7 @@ def _vessels(a: Anatomy) -> list[Points]:
         )
         way = way / (np.linalg.norm(way, axis=1, keepdims=True) + 1e-6)
         path = centre[:, None] + np.linspace(-7, 7, 10)[None, :, None] * way[:, None]
-        strength = 0.55 * np.log1p(np.exp(0.75 * (t["reticulation"] - 0.4)))
+        strength = 0.66 * np.log1p(np.exp(0.75 * (t["reticulation"] - 0.4)))
         flat = path.reshape(-1, 3)
         inside = lung.contains(flat, 0.97)
         mass = MU_VESSEL * strength * np.pi * 1.1**2 * 14.0 / 9.0
@@ -717,24 +721,32 @@ def spine_levels(a: Anatomy) -> tuple[np.ndarray, np.ndarray]:
 def _osteophytes(a: Anatomy) -> list[Points]:
     grade, _ = spine_levels(a)
     noise = a.habitus.arrays["spine"]
-    xyz, radius, mass = [], [], []
-    yaw = a.habitus.numbers["yaw_frontal"]
-    for level in range(5, 15):
-        size = 0.8 * np.log1p(np.exp(1.2 * (grade[level] - 1.2)))
-        y = a.vertebra_y(level) - 0.5 * PITCH
-        half = vertebra_half_width(y)
-        spot_x, spot_z = float(a.spine_x(y)), float(a.spine_z(y))
-        for column, (dx, dz) in enumerate(((-1, 0), (1, 0), (0, 1))):
-            own = size * (0.7 + 0.6 * abs(noise[level, 2 + column]))
-            reach = min(own * 2.4, 9.0)
-            for part in np.linspace(0.0, 1.0, 5):
-                for lip in (-1, 1):
-                    out = half + part * reach if dx else (half * 0.85 + part * reach)
-                    x = spot_x + dx * out + yaw * spot_z
-                    xyz.append((x, y + lip * (3.4 - 2.0 * part), spot_z + dz * out))
-                    radius.append(max(2.0 - 0.8 * part, 0.9))
-                    mass.append(1.25 * min(own, 3.4))
-    return [balls(np.array(xyz), np.array(radius), np.array(mass) * a.habitus.numbers["bone"])]
+    n = a.habitus.numbers
+    level = np.arange(5, 15)
+    y = np.array([a.vertebra_y(one) for one in level]) - 0.5 * PITCH
+    half, x0, z0 = vertebra_half_width(y), a.spine_x(y), a.spine_z(y)
+    size = 0.8 * np.log1p(np.exp(1.2 * (grade[level] - 1.2)))
+    way = np.array([[-1, 0], [1, 0], [0, 1]])  # right, left, forward
+    own = size[:, None] * (0.7 + 0.6 * np.abs(noise[level, 2:5]))
+    reach = np.minimum(2.4 * own, 9.0)
+    part, lip = np.linspace(0.0, 1.0, 5), np.array([-1.0, 1.0])
+    # [level, direction, part, lip]
+    start = half[:, None] * np.where(way[:, 1] > 0, 0.85, 1.0)
+    out = start[..., None, None] + part[:, None] * reach[..., None, None]
+    out = np.broadcast_to(out, (*out.shape[:3], 2))
+    x = (x0 + n["yaw_frontal"] * z0)[:, None, None, None] + way[:, 0, None, None] * out
+    z = z0[:, None, None, None] + way[:, 1, None, None] * out
+    # a spur is a rim, not a spike: spread it along the edge of the vertebral body
+    rim = (18.0 * (part - 0.5))[:, None]
+    x = x + rim * way[:, 1, None, None]
+    z = z + rim * np.abs(way[:, 0, None, None])
+    height = y[:, None, None, None] + lip * (3.4 - 2.0 * part)[:, None]
+    height = np.broadcast_to(height, out.shape)
+    weight = np.minimum(own, 3.4) * np.where(way[:, 1] > 0, 0.8, 1.25)
+    mass = np.broadcast_to(weight[..., None, None], out.shape) * n["bone"]
+    radius = np.broadcast_to(np.maximum(2.0 - 0.8 * part, 0.9)[:, None], out.shape)
+    xyz = np.stack([x, height, z], axis=-1).reshape(-1, 3)
+    return [balls(xyz, radius.ravel(), mass.ravel())]
 
 
 def vertebra_half_width(y) -> np.ndarray:

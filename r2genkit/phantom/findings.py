@@ -30,6 +30,7 @@ from r2genkit.phantom.anatomy import (
     Anatomy,
     Habitus,
     build,
+    sternum_z,
     vertebra_half_width,
 )
 from r2genkit.phantom.placement import PlacedFinding
@@ -193,7 +194,7 @@ def _calc_granuloma(finding, load, rng, scene) -> None:
         radius = 4.0 + 2.0 * rng.random()
         turn = rng.standard_normal(3)
         scene.solids.append(
-            Solid(Ellipsoid(centre, radius * np.array([1, 0.9, 1.05]), rotation(*turn)), 0.115)
+            Solid(Ellipsoid(centre, radius * np.array([1, 0.9, 1.05]), rotation(*turn)), 0.15)
         )
 
 
@@ -204,9 +205,9 @@ def _nodule(finding, load, rng, scene) -> None:
         offsets = rng.standard_normal((3, 3)) * radius * 0.28
         for offset, share in zip(offsets, (1.0, 0.8, 0.7)):
             scene.solids.append(
-                Solid(Ellipsoid(centre + offset, np.full(3, radius * share)), 0.80 * _SOFT_IN_LUNG)
+                Solid(Ellipsoid(centre + offset, np.full(3, radius * share)), 1.15 * _SOFT_IN_LUNG)
             )
-        core = gaussians(centre + 0.5 * offsets, 3.6, 0.5 * _SOFT_IN_LUNG * radius**3)
+        core = gaussians(centre + 0.5 * offsets, 3.6, 0.8 * _SOFT_IN_LUNG * radius**3)
         scene.points.append(core)
 
 
@@ -247,14 +248,14 @@ def _opacity(finding, load, rng, scene) -> None:
     for side, place in _places(finding, 1, 3, rng):
         scale = (0.85 + 0.35 * rng.random()) * (0.75 + 0.25 * load)
         spread = np.array([15.0, 13.0, 14.0]) * scale
-        _airspace(scene, rng, side, place, 70, spread, (3.0, 6.0), 0.90 * (0.7 + 0.3 * load))
+        _airspace(scene, rng, side, place, 70, spread, (3.0, 6.0), 1.15 * (0.7 + 0.3 * load))
 
 
 def _consolidation(finding, load, rng, scene) -> None:
     for side, place in _places(finding, 1, 3, rng):
         scale = (0.9 + 0.35 * rng.random()) * (0.8 + 0.25 * load)
         spread = np.array([20.0, 18.0, 19.0]) * scale
-        _airspace(scene, rng, side, place, 110, spread, (3.5, 7.5), 0.92 * (0.75 + 0.25 * load))
+        _airspace(scene, rng, side, place, 110, spread, (3.5, 7.5), 1.10 * (0.75 + 0.25 * load))
 
 
 def _streak(a: Anatomy, rng, side, place, span, radius, tilt, mu) -> Points:
@@ -293,9 +294,9 @@ def _atelectasis(finding, load, rng, scene) -> None:
         for _ in range(3 + extra if finding.multiple or load > 1 else 2 + min(extra, 1)):
             span = rng.uniform(42, 78)
             radius = rng.uniform(2.4, 3.6) * (0.8 + 0.2 * load)
-            scene.points.append(_streak(scene.anatomy, rng, side, place, span, radius, 0.22, 0.017))
+            scene.points.append(_streak(scene.anatomy, rng, side, place, span, radius, 0.22, 0.024))
         scale = 0.7 + 0.3 * load
-        _airspace(scene, rng, side, place, 40, np.array([15, 7, 13]) * scale, (3.0, 5.0), 0.5)
+        _airspace(scene, rng, side, place, 40, np.array([15, 7, 13]) * scale, (3.0, 5.0), 0.7)
 
 
 def _scar(finding, load, rng, scene) -> None:
@@ -423,13 +424,13 @@ def _bulla(finding, load, rng, scene) -> None:
 def _hiatal_hernia(finding, load, rng, scene) -> None:
     a = scene.anatomy
     draws = rng.random(4)
-    size = 23.0 * (0.75 + 0.28 * load) * (0.9 + 0.2 * draws[0])
+    size = 26.0 * (0.75 + 0.28 * load) * (0.9 + 0.2 * draws[0])
     floor = (a.lungs["left"].dome_top + a.lungs["right"].dome_top) / 2
     centre = np.array(
         [12.0 + 10 * draws[1] + 0.5 * float(a.spine_x(floor)), floor + 0.55 * size, -26.0]
     )
     body = Ellipsoid(centre, (1.15 * size, size, 0.95 * size), rotation(0.2))
-    scene.solids.append(Solid(body, 0.70 * _SOFT_IN_LUNG))
+    scene.solids.append(Solid(body, 0.95 * _SOFT_IN_LUNG))
     level = centre[1] + 0.15 * size * (draws[2] - 0.2)
     bubble = Ellipsoid(centre, (1.0 * size, 0.85 * size, 0.8 * size), rotation(0.2))
     scene.solids.append(Solid(bubble, -0.0155, above=level))
@@ -577,8 +578,7 @@ def _sternotomy(finding, load, rng, scene) -> None:
     yaw = a.habitus.numbers["yaw_frontal"]
     phi = np.linspace(0, 2 * np.pi, 44)
     for index, y in enumerate(np.linspace(98, -28, 6)):
-        z = float(np.interp(y, [-50, -20, 20, 60, 95, 115], [98, 94.5, 86, 73, 58, 48]))
-        z += float(a.front_shift(y))
+        z = float(sternum_z(a, y))
         tilt = 0.25 * draws[index, 0]
         x, dy = 9.5 * np.cos(phi), 4.6 * np.sin(phi)
         path = np.stack(

@@ -47,6 +47,7 @@ from r2genkit.phantom.splat import Points, project_points
 
 PROJECTIONS = ("frontal", "lateral")
 FIELD_MM = 338.0
+THIN_BELOW = 60
 CENTRE_V = {"frontal": 14.0, "lateral": 8.0}
 CENTRE_U = {"frontal": 0.0, "lateral": 4.0}
 CONE = {"frontal": 3.0e-4, "lateral": 2.2e-4}
@@ -238,7 +239,9 @@ def _arms(a: Anatomy, frame: Frame) -> np.ndarray:
             drop = 0.10 + 0.05 * n["arm_spread"]
             centre = sign * (174.0 + 2 * n["shoulder"] + 2 * drop * 0.95 * (118.0 - frame.v))
             radius = 41.0 * thick * np.clip((165.0 - frame.v) / 60.0, 0, 1) ** 0.5
-            out += 2.0 * np.sqrt(np.maximum(radius**2 - (frame.u - centre) ** 2, 0.0))
+            near = _span((np.abs(frame.u - centre) < 52.0).any(axis=0))
+            offset = frame.u[:, near] - centre
+            out[:, near] += 2.0 * np.sqrt(np.maximum(radius**2 - offset**2, 0.0))
         else:
             angle = 0.93 + 0.10 * n["arm"] + sign * 0.10 * (1 + 0.3 * n["arm_spread"])
             along = (frame.v - 150.0) * np.sin(angle) + (frame.u + 22.0) * np.cos(angle)
@@ -474,19 +477,23 @@ def spine_image(a: Anatomy, frame: Frame) -> np.ndarray:
 
 def solid_path(solid: Solid, frame: Frame) -> np.ndarray:
     """Line integral of one added body ``[size, size]``."""
-    ray = 2 if frame.projection == "frontal" else 0
     out = np.zeros(frame.u.shape, np.float32)
+    _add_solid(out, solid, frame)
+    return out
+
+
+def _add_solid(out: np.ndarray, solid: Solid, frame: Frame) -> None:
+    ray = 2 if frame.projection == "frontal" else 0
     window = solid.ellipsoid.window(ray, frame.u, frame.v)
     if window is None:
-        return out
+        return
     path = length(solid.ellipsoid.interval(ray, frame.u[window], frame.v[window[0]]))
     level = frame.v[window[0]]
     if solid.above is not None:
         path = path * np.clip((level - solid.above) / 1.5 + 0.5, 0, 1)
     if solid.below is not None:
         path = path * np.clip((solid.below - level) / 1.5 + 0.5, 0, 1)
-    out[window] = path * np.float32(solid.mu)
-    return out
+    out[window] += path * np.float32(solid.mu)
 
 
 def resident_solids(a: Anatomy) -> list[Solid]:
@@ -516,21 +523,27 @@ def gather(scene: Scene, frame: Frame, own_only: bool = False) -> np.ndarray:
     xyz = np.concatenate([c.xyz for c in clouds]).astype(np.float32)
     mass = np.concatenate([c.mass for c in clouds])
     kind = np.concatenate([c.kind for c in clouds])
+    if frame.size <= THIN_BELOW:  # a coarse film needs only every fourth point
+        xyz, mass, kind = xyz[::4], 4.0 * mass[::4], kind[::4]
     u, v = frame.screen(xyz)
     return project_points(u, v, mass, kind, frame.origin, frame.pixel, frame.size, 0.35)
 
 
-def line_integral(scene: Scene, frame: Frame, *, with_points: bool = True) -> np.ndarray:
+def line_integral(scene: Scene, frame: Frame) -> np.ndarray:
     """Total attenuation along every ray ``[size, size]`` float32."""
+    return line_integral_and_body(scene, frame)[0]
+
+
+def line_integral_and_body(scene: Scene, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+    """Total attenuation, and where the ray meets the patient (bool), both ``[size, size]``."""
     a = scene.anatomy
     o = organs(a, frame, scene.shells)
     total = analytic(a, frame, o)
     for solid in [*resident_solids(a), *scene.solids]:
-        total += solid_path(solid, frame)
+        _add_solid(total, solid, frame)
     total += spine_image(a, frame)
-    if with_points:
-        total += gather(scene, frame)
-    return np.maximum(total, 0.0)
+    total += gather(scene, frame)
+    return np.maximum(total, 0.0), o.body
 
 
 def analytic(a: Anatomy, frame: Frame, o: Organs) -> np.ndarray:

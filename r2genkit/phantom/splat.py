@@ -156,7 +156,7 @@ def project_points(
         size: rows and columns.
         blur_mm: SD of a Gaussian point-spread function shared by all points.
     """
-    margin = int(np.ceil(22.0 / pixel))
+    margin = int(np.ceil(15.0 / pixel))
     padded = scipy.fft.next_fast_len(size + 2 * margin, real=True)
     column = (np.asarray(u, np.float32) - np.float32(origin[0])) / np.float32(pixel) + margin
     row = (np.float32(origin[1]) - np.asarray(v, np.float32)) / np.float32(pixel) + margin
@@ -169,14 +169,9 @@ def project_points(
     slot[present] = np.arange(len(present))
     base = (slot[kind] * padded + r0) * padded + c0
     where = np.concatenate([base, base + 1, base + padded, base + padded + 1])
-    weight = np.concatenate(
-        [
-            mass * (1 - fc) * (1 - fr),
-            mass * fc * (1 - fr),
-            mass * (1 - fc) * fr,
-            mass * fc * fr,
-        ]
-    )
+    right, low = mass * fc, mass * fr
+    both = right * fr
+    weight = np.concatenate([mass - right - low + both, right - both, low - both, both])
     if not len(present):
         return np.zeros((size, size), np.float32)
     planes = np.bincount(where, weight, minlength=len(present) * padded * padded)
