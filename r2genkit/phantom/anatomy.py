@@ -275,7 +275,7 @@ class Anatomy:
     def spine_x(self, y) -> np.ndarray:
         """Sideways position of the vertebral bodies (mm)."""
         n, t = self.habitus.numbers, self.traits
-        return spine_x(y, 2.6 * t["scoliosis"] + 0.8 * n["curve"], n["spine_phase"])
+        return spine_x(y, 3.7 * t["scoliosis"] + 0.8 * n["curve"], n["spine_phase"])
 
     def spine_z(self, y) -> np.ndarray:
         """Forward position of the vertebral bodies' centres (mm)."""
@@ -608,8 +608,8 @@ def _vessels(a: Anatomy) -> list[Points]:
         radius = 2.5 * np.exp(0.18 * root[:, 5]) * (0.85 + 0.30 * (polar > 1.7))
         reach = np.where(polar > 1.7, 27.0, 22.0) + 5.0 * np.abs(direction[:, 2])
         paths, radii = [], []
-        steps = np.linspace(0, 1, 9)[None, :, None]
-        for level in range(6):
+        for level, count in enumerate((14, 12, 10, 8, 6, 5)):
+            steps = np.linspace(0, 1, count)[None, :, None]
             noise = h.arrays[f"vessel_{level}"][index]
             bend = 0.55 * reach[:, None, None] * noise[:, None, :3] * steps * (1 - steps)
             path = start[:, None] + reach[:, None, None] * direction[:, None] * steps + bend
@@ -729,7 +729,7 @@ def _osteophytes(a: Anatomy) -> list[Points]:
     way = np.array([[-1, 0], [1, 0], [0, 1]])  # right, left, forward
     own = size[:, None] * (0.7 + 0.6 * np.abs(noise[level, 2:5]))
     reach = np.minimum(2.4 * own, 9.0)
-    part, lip = np.linspace(0.0, 1.0, 5), np.array([-1.0, 1.0])
+    part, lip = np.linspace(0.0, 1.0, 9), np.array([-1.0, 1.0])
     # [level, direction, part, lip]
     start = half[:, None] * np.where(way[:, 1] > 0, 0.85, 1.0)
     out = start[..., None, None] + part[:, None] * reach[..., None, None]
@@ -742,9 +742,9 @@ def _osteophytes(a: Anatomy) -> list[Points]:
     z = z + rim * np.abs(way[:, 0, None, None])
     height = y[:, None, None, None] + lip * (3.4 - 2.0 * part)[:, None]
     height = np.broadcast_to(height, out.shape)
-    weight = np.minimum(own, 3.4) * np.where(way[:, 1] > 0, 0.8, 1.25)
+    weight = np.minimum(own, 3.4) * np.where(way[:, 1] > 0, 0.5, 0.65)
     mass = np.broadcast_to(weight[..., None, None], out.shape) * n["bone"]
-    radius = np.broadcast_to(np.maximum(2.0 - 0.8 * part, 0.9)[:, None], out.shape)
+    radius = np.broadcast_to(2.5 - 0.9 * part[:, None], out.shape)
     xyz = np.stack([x, height, z], axis=-1).reshape(-1, 3)
     return [balls(xyz, radius.ravel(), mass.ravel())]
 

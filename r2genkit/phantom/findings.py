@@ -255,7 +255,7 @@ def _consolidation(finding, load, rng, scene) -> None:
     for side, place in _places(finding, 1, 3, rng):
         scale = (0.9 + 0.35 * rng.random()) * (0.8 + 0.25 * load)
         spread = np.array([20.0, 18.0, 19.0]) * scale
-        _airspace(scene, rng, side, place, 110, spread, (3.5, 7.5), 1.10 * (0.75 + 0.25 * load))
+        _airspace(scene, rng, side, place, 110, spread, (3.5, 7.5), 0.92 * (0.75 + 0.25 * load))
 
 
 def _streak(a: Anatomy, rng, side, place, span, radius, tilt, mu) -> Points:

@@ -92,6 +92,7 @@ def gallery(
                 fontsize=5.5,
                 ha="center",
                 va="bottom",
+                bbox={"facecolor": "black", "alpha": 0.65, "pad": 0.8, "linewidth": 0},
             )
         if masks:
             _outline(axis, patient, size)
