@@ -70,6 +70,9 @@ class TextConfig(_Strict):
     min_count: int = Field(3, ge=1)
     max_length: int = Field(60, ge=4, description="tokens incl. begin and end mark")
     references: Literal["auto", "full", "truncated"] = "auto"
+    drop_full_stops: Literal["auto"] | bool = Field(
+        "auto", description="leave full stops out of both sides when n-grams are scored"
+    )
 
 
 class EncoderConfig(_Strict):
@@ -92,6 +95,7 @@ class TagsConfig(_Strict):
     width: int = Field(256, ge=1)
     dropout: float = Field(0.2, ge=0, lt=1)
     crossfit: int = Field(0, ge=0, description="folds for the tags of training studies; 0 = none")
+    min_positives: int = Field(10, ge=1, description="training studies a finding type must have")
 
 
 class SamplingConfig(_Strict):
@@ -175,12 +179,13 @@ PROTOCOL_OF = {
     "r2gen": "r2gen",
     "kit2018": "kit2018",
 }
-# Cleaning and reference text that make a protocol's numbers comparable with its papers.
+# Text rules that make a protocol's numbers comparable with its papers: cleaning, references, and
+# whether full stops are dropped before n-grams are scored (finding labels always keep them).
 TEXT_OF = {
-    "grouped": ("default", "full"),
-    "course2025": ("default", "full"),
-    "r2gen": ("r2gen", "truncated"),
-    "kit2018": ("kit2018", "full"),
+    "grouped": ("default", "full", False),
+    "course2025": ("default", "full", False),
+    "r2gen": ("r2gen", "truncated", False),
+    "kit2018": ("default", "full", True),
 }
 
 
@@ -292,9 +297,10 @@ def settle(data: DataConfig, text: TextConfig) -> tuple[DataConfig, TextConfig]:
         # The 2018 kit's target is the impression followed by the findings (systems it reports
         # never saw the findings alone).
         data = data.model_copy(update={"section": "impression+findings"})
-    compat, references = TEXT_OF[data.split]
+    compat, references, drop = TEXT_OF[data.split]
     changes = {
         "compat": compat if text.compat == "auto" else text.compat,
         "references": references if text.references == "auto" else text.references,
+        "drop_full_stops": drop if text.drop_full_stops == "auto" else text.drop_full_stops,
     }
     return data, text.model_copy(update=changes)

@@ -17,8 +17,6 @@ from r2genkit.experiments.recipe import TagsConfig
 from r2genkit.metrics.findings import POSITIVE
 from r2genkit.paths import cache_dir
 
-MIN_POSITIVES = 10
-
 
 def true_findings(
     text: PreparedText, study_ids: tuple[str, ...], types: tuple[str, ...]
@@ -32,7 +30,7 @@ def true_findings(
     return labels[:, columns] == POSITIVE
 
 
-def trainable_types(text: PreparedText) -> tuple[str, ...]:
+def trainable_types(text: PreparedText, min_positives: int) -> tuple[str, ...]:
     """Finding types with enough positives in the training set to learn anything from.
 
     Raises:
@@ -40,10 +38,10 @@ def trainable_types(text: PreparedText) -> tuple[str, ...]:
     """
     known = tuple(name for name in FINDING_TYPES if name in text.labeler.findings)
     counts = true_findings(text, text.split.train, known).sum(0)
-    types = tuple(name for name, count in zip(known, counts) if count >= MIN_POSITIVES)
+    types = tuple(name for name, count in zip(known, counts) if count >= min_positives)
     if not types:
         raise KitError(
-            f"no finding has {MIN_POSITIVES} positive studies in the training set of corpus "
+            f"no finding has {min_positives} positive studies in the training set of corpus "
             f"{text.data.corpus}: use a recipe without tags or more studies"
         )
     return types
@@ -62,7 +60,7 @@ def prepare_tags(
     The key holds everything that decides them: features, split, types, settings, seed and source
     code. Labels of test studies are not read.
     """
-    types = trainable_types(text)
+    types = trainable_types(text, config.min_positives)
     content = {
         "config": config.model_dump(),
         "features": features.digest,
@@ -78,6 +76,7 @@ def prepare_tags(
         return Tags.load(folder)
     settings = config.model_dump()
     crossfit = settings.pop("crossfit")
+    del settings["min_positives"]
     tags = fit_tags(
         types,
         features,

@@ -1,0 +1,1 @@
+"""Static figures; each function returns a matplotlib Figure."""

@@ -206,6 +206,7 @@ def attention_figure(
     bar.set_label("attention weight of a patch", fontsize=7)
     if title:
         figure.suptitle(title, fontsize=9)
+    plt.close(figure)  # the caller's alone: a notebook would show it a second time
     return figure
 
 

@@ -15,7 +15,9 @@ from r2genkit.experiments.tables import group_rows
 BASELINE, MODEL = "#8c8c8c", "#1f6fb2"
 
 
-def _tag(figure: Figure, synthetic: bool) -> None:
+def _finish(figure: Figure, synthetic: bool) -> Figure:
+    """Say what is synthetic; hand the figure over, so that a notebook shows it once."""
+    plt.close(figure)
     if synthetic:
         figure.text(
             0.995,
@@ -26,6 +28,7 @@ def _tag(figure: Figure, synthetic: bool) -> None:
             fontsize=7,
             color="0.4",
         )
+    return figure
 
 
 def _one_group(rows: Sequence[ResultRow]) -> list[ResultRow]:
@@ -71,8 +74,7 @@ def score_figure(
             axis.tick_params(labelsize=8)
         np.atleast_1d(axes)[0].set_yticks(places, names, fontsize=9)
         figure.tight_layout()
-    _tag(figure, rows[0].synthetic)
-    return figure
+    return _finish(figure, rows[0].synthetic)
 
 
 def image_use_figure(rows: Sequence[ResultRow], metric: str = "finding-F1") -> Figure:
@@ -100,8 +102,7 @@ def image_use_figure(rows: Sequence[ResultRow], metric: str = "finding-F1") -> F
             handles, labels = axis.get_legend_handles_labels()
             axis.legend(handles[:2], labels[:2], fontsize=8, loc="best")
         figure.tight_layout()
-    _tag(figure, bool(rows) and rows[0].synthetic)
-    return figure
+    return _finish(figure, bool(rows) and rows[0].synthetic)
 
 
 def history_figure(
@@ -129,5 +130,4 @@ def history_figure(
             axis.tick_params(labelsize=8)
         np.atleast_1d(axes)[-1].legend(fontsize=8)
         figure.tight_layout()
-    _tag(figure, synthetic)
-    return figure
+    return _finish(figure, synthetic)

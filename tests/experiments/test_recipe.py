@@ -72,7 +72,9 @@ def test_corpus_brings_its_protocol_and_text_rules(tiny):
         "r2gen",
         "truncated",
     )
-    assert load_recipe(tiny, corpus="kit2018").data.section == "impression+findings"
+    kit2018 = load_recipe(tiny, corpus="kit2018")
+    assert kit2018.data.section == "impression+findings" and kit2018.text.drop_full_stops is True
+    assert default.text.drop_full_stops is False
 
 
 def test_fingerprint_follows_settings_and_not_prose(tiny):

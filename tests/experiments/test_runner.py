@@ -16,6 +16,8 @@ TINY = (
     "data.limit_test=12",
     "encoder.image_size=96",
     "encoder.pca=16",
+    "tags.epochs=1",
+    "tags.min_positives=2",
     "training.epochs=2",
     "training.checkpoint_steps=1",
     "sampling.batch_size=8",
@@ -156,3 +158,41 @@ def test_predictions_file_can_be_scored_by_itself(tmp_path):
         paths[-1].write_text(json.dumps(reports))
     evaluation = score_files(*paths, compat="none", bootstrap=0)
     assert np.isclose(evaluation.metrics["BLEU-4"], result.row.metrics["BLEU-4"].value)
+
+
+def test_a_trained_run_writes_the_same_report_from_pixels_alone():
+    """The run's folder is all that is needed: encoder, projection, tags, model, vocabulary."""
+    result = tiny_run()
+    system, images = result.model(), result.images().images
+    for study_id in list(result.hypotheses)[:4]:
+        hypothesis = system.report_of(list(images[study_id]), trace=True)
+        assert hypothesis.text == result.hypotheses[study_id]
+        assert hypothesis.trace["attention"].shape[1] == 2
+    assert system.report_of([images[study_id][0]]).text  # one view is enough
+    assert system.synthetic
+
+
+def test_generate_reads_files_and_draws_attention(tmp_path, monkeypatch, capsys):
+    from PIL import Image
+
+    from r2genkit import cli
+
+    result = tiny_run()
+    views = result.images().images[next(iter(result.hypotheses))]
+    files = []
+    for name, view in zip(("frontal", "lateral"), views):
+        files.append(tmp_path / f"{name}.png")
+        Image.fromarray(view).save(files[-1])
+    figure = tmp_path / "attention.png"
+    arguments = ["generate", "--run", result.folder, "--frontal", files[0], "--attention", figure]
+    monkeypatch.setattr("sys.argv", ["r2genkit", *map(str, arguments)])
+    cli.main()
+    printed = capsys.readouterr()
+    assert printed.out.strip() and "synthetic" in printed.err
+    assert Image.open(figure).size[0] > 200
+    monkeypatch.setattr(
+        "sys.argv", [*map(str, ["r2genkit", *arguments[:3], "--frontal", "no.png"])]
+    )
+    with pytest.raises(SystemExit) as leave:
+        cli.main()
+    assert leave.value.code == 2 and "no.png" in capsys.readouterr().err
