@@ -38,7 +38,7 @@ from r2genkit.experiments.environment import (
 from r2genkit.experiments.recipe import Recipe, load_recipe
 from r2genkit.experiments.results import METRICS, ResultRow, make_row, write_row
 from r2genkit.experiments.tagging import mean_test_auroc, prepare_tags
-from r2genkit.experiments.trained import PCA_FILE, TAGS_FOLDER, load_trained
+from r2genkit.experiments.trained import PCA_FILE, TAGS_FOLDER, TrainedSystem, load_trained
 from r2genkit.metrics import Evaluation, evaluate_reports
 from r2genkit.models import build_model
 from r2genkit.models.base import ReportModel
@@ -79,9 +79,9 @@ class RunResult:
         recipe = self.recipe
         return prepare_images(recipe.data, recipe.text, recipe.encoder, self.data_dir, False)
 
-    def model(self) -> ReportModel:
-        """The trained model with its selected weights, in eval mode."""
-        return load_trained(self.folder).model
+    def system(self) -> TrainedSystem:
+        """The trained model with all it needs to read new radiographs."""
+        return load_trained(self.folder)
 
 
 def rescore(result: RunResult) -> Evaluation:

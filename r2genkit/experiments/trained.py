@@ -74,7 +74,7 @@ class TrainedSystem:
         mask = torch.tensor([[slot < len(views) for slot in range(2)]])
         pixels = torch.zeros(2, size, size, dtype=torch.uint8)
         for slot, view in enumerate(views):
-            pixels[slot] = torch.from_numpy(view)
+            pixels[slot] = torch.from_numpy(np.array(view))  # a copy: caches are read-only
         images = self.encoder.preprocess(pixels).unsqueeze(0) * mask[:, :, None, None, None]
         batch = Batch(study_ids=("study",), images=images, features=None, view_mask=mask)
         if self.model.encoder is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -20,7 +20,12 @@ import numpy as np
 from r2genkit.errors import KitError
 from r2genkit.phantom.anatomy import draw_habitus
 from r2genkit.phantom.film import COARSE, develop, draw_film
-from r2genkit.phantom.findings import RENDERED_TYPES, check_findings, make_scene
+from r2genkit.phantom.findings import (
+    OBJECT_TYPES,
+    RENDERED_TYPES,
+    check_findings,
+    make_scene,
+)
 from r2genkit.phantom.masks import change_mask, organ_mask
 from r2genkit.phantom.placement import PlacedFinding
 from r2genkit.phantom.population import Population
@@ -31,6 +36,7 @@ from r2genkit.phantom.projection import (
     line_integral,
     line_integral_and_body,
     make_frame,
+    own_integral,
 )
 from r2genkit.seeds import numpy_rng
 
@@ -81,10 +87,12 @@ class Prepared:
     Attributes:
         patient: who.
         scene: anatomy with findings.
+        parts: for each finding, the same anatomy with nothing but what that finding adds.
     """
 
     patient: Patient
     scene: Scene
+    parts: list[Scene]
 
     def frame(self, projection: str, size: int) -> Frame:
         """Pixel grid of a view."""
@@ -116,8 +124,8 @@ def prepare(patient: Patient) -> Prepared:
     habitus = draw_habitus(
         numpy_rng(patient.seed, f"phantom/{patient.study_id}"), patient.population
     )
-    scene, _ = make_scene(patient.study_id, patient.seed, habitus, patient.findings)
-    return Prepared(patient, scene)
+    scene, parts = make_scene(patient.study_id, patient.seed, habitus, patient.findings)
+    return Prepared(patient, scene, parts)
 
 
 def render_patient(patient: Patient, size: int = 224) -> dict[str, np.ndarray]:
@@ -152,19 +160,20 @@ def finding_masks(patient: Patient, size: int = 224) -> dict[tuple[int, str], np
     """
     _check_size(size)
     full = prepare(patient)
-    whole = {p: full.attenuation(p, size) for p in PROJECTIONS}
     masks = {}
     for index, finding in enumerate(patient.findings):
-        rest = prepare(patient.without(index)) if len(patient.findings) > 1 else None
-        rest = rest or prepare(patient.without())
+        others = None
         for projection in PROJECTIONS:
-            change = whole[projection] - rest.attenuation(projection, size)
-            changed = change_mask(change)
-            organ = organ_mask(finding, full.scene.anatomy, full.frame(projection, size))
-            if organ is None:
-                masks[index, projection] = changed
-            else:
-                masks[index, projection] = organ if changed.any() else np.zeros_like(organ)
+            frame = full.frame(projection, size)
+            if finding.name in OBJECT_TYPES:
+                masks[index, projection] = change_mask(own_integral(full.parts[index], frame))
+                continue
+            if others is None:
+                kept = tuple(f for i, f in enumerate(patient.findings) if i != index)
+                others = prepare(replace(patient, findings=kept))
+            masks[index, projection] = organ_mask(
+                finding, full.scene.anatomy, others.scene.anatomy, frame
+            )
     return masks
 
 

@@ -295,7 +295,7 @@ class Anatomy:
         t = self.traits["aorta"]
         arch = self.arch_y
         down = np.clip((arch - y) / 170.0, 0.0, 1.0)
-        bow = 1.5 + 6.2 * t
+        bow = 1.5 + 7.5 * t
         x = 23.0 - 13.0 * down + bow * np.sin(np.pi * np.clip(down, 0, 1)) ** 1.5
         x = x + 0.6 * self.spine_x(y)
         z = self.spine_z(y) + 24.0 + (2.0 + 2.4 * t) * np.sin(np.pi * down)
@@ -392,8 +392,8 @@ def build(
 
 def _heart(a: Anatomy) -> None:
     n, t = a.habitus.numbers, a.traits
-    grow = float(np.exp(-0.02 + 0.052 * t["heart"]))
-    left = float(np.exp(0.036 * t["heart"]))
+    grow = float(np.exp(-0.03 + 0.058 * t["heart"]))
+    left = float(np.exp(0.040 * t["heart"]))
     domes = (a.lungs["left"].dome_top + 84.0 + a.lungs["right"].dome_top + 72.0) / 2
     lift = 0.40 * float(np.clip(domes, -25.0, 60.0))
     turn = -0.56 + n["heart_turn"] + 0.006 * lift
@@ -417,7 +417,7 @@ def _heart(a: Anatomy) -> None:
     wide = 1.0 + 0.055 * t["mediastinum"]
     aorta = t["aorta"]
     arch = a.arch_y
-    hump = 1.0 + 0.075 * aorta
+    hump = 1.0 + 0.09 * aorta
     spine = 0.4 * float(a.spine_x(60.0))
     a.pedicle = [
         Ellipsoid((2 + spine, 72 + 0.3 * lift, 2), (21 * wide, 66, 30)),

@@ -201,13 +201,13 @@ def _calc_granuloma(finding, load, rng, scene) -> None:
 def _nodule(finding, load, rng, scene) -> None:
     for side, place in _places(finding, 1, 4, rng):
         centre = scene.anatomy.lung_point(rng, side, place)
-        radius = (7.0 + 5.0 * rng.random()) * (0.8 + 0.25 * min(load, 1.6))
+        radius = (7.5 + 5.0 * rng.random()) * (0.8 + 0.25 * min(load, 1.6))
         offsets = rng.standard_normal((3, 3)) * radius * 0.28
         for offset, share in zip(offsets, (1.0, 0.8, 0.7)):
             scene.solids.append(
-                Solid(Ellipsoid(centre + offset, np.full(3, radius * share)), 1.15 * _SOFT_IN_LUNG)
+                Solid(Ellipsoid(centre + offset, np.full(3, radius * share)), 2.1 * _SOFT_IN_LUNG)
             )
-        core = gaussians(centre + 0.5 * offsets, 3.6, 0.8 * _SOFT_IN_LUNG * radius**3)
+        core = gaussians(centre + 0.5 * offsets, 3.6, 1.2 * _SOFT_IN_LUNG * radius**3)
         scene.points.append(core)
 
 
@@ -305,7 +305,7 @@ def _scar(finding, load, rng, scene) -> None:
             span = rng.uniform(26, 46)
             radius = rng.uniform(1.7, 2.4)
             scene.points.append(
-                _streak(scene.anatomy, rng, side, place or "apex", span, radius, 0.9, 0.042)
+                _streak(scene.anatomy, rng, side, place or "apex", span, radius, 0.9, 0.058)
             )
 
 
@@ -363,7 +363,7 @@ def _effusion(finding, load, rng, scene) -> None:
     draws = rng.random(4)
     for index, side in enumerate(sides_of(finding, rng)):
         lung = scene.anatomy.lungs[side]
-        amount = 0.85 if finding.severity is None else load
+        amount = 0.62 if finding.severity is None else 0.85 * load
         # from the bottom of the costophrenic angle upwards
         height = lung.dome_top - 62.0 + 62.0 * amount + 14.0 * (draws[index] - 0.5)
         width = 9.0 + 11.0 * amount
@@ -444,7 +444,7 @@ def _hilar_mass(finding, load, rng, scene) -> None:
         for draw, radius in zip(draws, (14.0, 11.0, 10.0)):
             centre = np.array([x + sign * 8.0, y - 4.0, z]) + draw * np.array([4.0, 9.0, 5.0])
             semi = np.full(3, radius * (0.75 + 0.25 * load))
-            scene.solids.append(Solid(Ellipsoid(centre, semi), 0.55 * _SOFT_IN_LUNG))
+            scene.solids.append(Solid(Ellipsoid(centre, semi), 0.95 * _SOFT_IN_LUNG))
 
 
 def _clips(finding, load, rng, scene) -> None:
@@ -472,7 +472,7 @@ def _clips(finding, load, rng, scene) -> None:
     for centre, way in list(zip(centres, ways))[:count]:
         way = way / np.linalg.norm(way)
         path = centre + np.linspace(-4.2, 4.2, 9)[:, None] * way
-        scene.points.append(tube(path, 1.15, 0.42))
+        scene.points.append(tube(path, 1.5, 0.42))
 
 
 def _catheter(finding, load, rng, scene) -> None:
@@ -652,7 +652,7 @@ def _callus(finding, load, rng, scene) -> None:
         path = a.rib_path(side, rib)
         where = path[int(position * (len(path) - 1))]
         centre = _by(where, [0, step / 2, 0], -1.0)
-        scene.solids.append(Solid(Ellipsoid(centre, (7.5, 6.5, 6.5)), 0.020))
+        scene.solids.append(Solid(Ellipsoid(centre, (8.0, 7.0, 7.0)), 0.034))
 
 
 _ADDERS: dict[str, Adder] = {
@@ -688,8 +688,8 @@ RENDERED_TYPES: tuple[str, ...] = tuple(
 """Finding types the renderer draws, most frequent first. Osteopenia is left out: on a film whose
 exposure is not calibrated, bone density cannot be told."""
 
-DEFORMING = frozenset(_TRAITS) - {"atelectasis", "congestion", "rib_fracture", "wedge_fracture"}
-"""Types that act by changing the anatomy itself."""
+OBJECT_TYPES = frozenset(_ADDERS) - {"congestion"}
+"""Types whose mask is the object they add (congestion concerns the lungs as a whole)."""
 
 
 def check_findings(study_id: str, findings: Sequence[PlacedFinding]) -> None:
@@ -721,11 +721,11 @@ def make_scene(
     seed: int,
     habitus: Habitus,
     findings: Sequence[PlacedFinding],
-) -> tuple[Scene, list[str]]:
+) -> tuple[Scene, list[Scene]]:
     """The patient with all findings in place.
 
     Returns:
-        the scene, and the names of the findings' streams (for masks).
+        the scene, and for each finding a scene that holds nothing but what it added.
     """
     names = stream_names(study_id, findings)
     effects = Effects()
@@ -736,9 +736,17 @@ def make_scene(
             amount = max(severity_shift(finding.severity) + jitter, 0.5)
             _TRAITS[finding.name](finding, amount, rng, effects)
     anatomy = build(habitus, dict(effects.shifts), effects.wedge, effects.rib_steps)
-    scene = Scene(anatomy)
+    parts = []
     for finding, name in zip(findings, names):
+        part = Scene(anatomy)
         if finding.name in _ADDERS:
             rng = numpy_rng(seed, f"{name}/object")
-            _ADDERS[finding.name](finding, severity_load(finding.severity), rng, scene)
-    return scene, names
+            _ADDERS[finding.name](finding, severity_load(finding.severity), rng, part)
+        parts.append(part)
+    whole = Scene(
+        anatomy,
+        points=[points for part in parts for points in part.points],
+        solids=[solid for part in parts for solid in part.solids],
+        shells=[shell for part in parts for shell in part.shells],
+    )
+    return whole, parts

@@ -26,26 +26,48 @@ def change_mask(change: np.ndarray, share: float = 0.15, least: float = LEAST_CH
     return size > max(least, share * float(np.quantile(size, 0.999)))
 
 
-def organ_mask(finding: PlacedFinding, anatomy: Anatomy, frame: Frame) -> np.ndarray | None:
-    """Silhouette of the organ that a deforming finding concerns; None for all other types."""
+def organ_mask(
+    finding: PlacedFinding, anatomy: Anatomy, without: Anatomy, frame: Frame
+) -> np.ndarray:
+    """Mask of a finding that changes an organ instead of adding an object.
+
+    Args:
+        finding: what was found.
+        anatomy: the patient.
+        without: the same patient without the finding.
+        frame: the view.
+
+    Returns:
+        The organ's silhouette (for a raised diaphragm the band it has risen through), or nothing
+        where the organ's projection does not change.
+    """
     name = finding.name
-    if name in ("hyperinflation", "hypoinflation", "interstitial"):
-        cut = organs(anatomy, frame)
-        return (cut.lung["left"] + cut.lung["right"]) > 25.0
-    if name == "cardiomegaly":
-        cut = organs(anatomy, frame)
-        return (cut.heart > 12.0) & (cut.above > 0.2)
+    nothing = np.zeros((frame.size, frame.size), bool)
     if name in ("degen_spine", "scoliosis", "kyphosis"):
-        column = spine_image(anatomy, frame) > 0.05
+        column, before = spine_image(anatomy, frame), spine_image(without, frame)
+        if np.abs(column - before).max() < LEAST_CHANGE:
+            return nothing
+        mask = column > 0.05
         if name == "degen_spine":
-            column &= (frame.v < anatomy.vertebra_y(4)) & (frame.v > anatomy.vertebra_y(14))
-        return binary_closing(column, iterations=2)
+            mask &= (frame.v < anatomy.vertebra_y(4)) & (frame.v > anatomy.vertebra_y(14))
+        return binary_closing(mask, iterations=2)
+    cut = organs(anatomy, frame)
+    lungs = cut.lung["left"] + cut.lung["right"]
+    if name in ("hyperinflation", "hypoinflation", "interstitial", "congestion"):
+        return lungs > 25.0
+    before = organs(without, frame)
+    if name == "elev_diaphragm":
+        change = lungs - before.lung["left"] - before.lung["right"]
+        near = frame.v < max(lung.dome_top for lung in anatomy.lungs.values()) + 4.0
+        return (np.abs(change) > 15.0) & near
+    if name == "cardiomegaly":
+        changed = np.abs(cut.heart - before.heart).max() > 4.0
+        return (cut.heart > 12.0) & (cut.above > 0.2) if changed else nothing
     if name == "tortuous_aorta":
         return _aorta_mask(anatomy, frame)
-    if name == "wide_mediastinum":
-        cut = organs(anatomy, frame)
-        return (cut.great > 10.0) & (frame.v > anatomy.arch_y - 50.0) & (frame.v < 125.0)
-    return None
+    changed = np.abs(cut.great - before.great).max() > 4.0  # wide mediastinum
+    upper = (frame.v > anatomy.arch_y - 50.0) & (frame.v < 125.0)
+    return (cut.great > 10.0) & upper if changed else nothing
 
 
 def _aorta_mask(a: Anatomy, frame: Frame) -> np.ndarray:

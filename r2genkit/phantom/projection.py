@@ -529,6 +529,18 @@ def gather(scene: Scene, frame: Frame, own_only: bool = False) -> np.ndarray:
     return project_points(u, v, mass, kind, frame.origin, frame.pixel, frame.size, 0.35)
 
 
+def own_integral(part: Scene, frame: Frame) -> np.ndarray:
+    """What a finding alone adds to the line integrals ``[size, size]``, signed."""
+    a = part.anatomy
+    total = gather(part, frame, own_only=True).copy()
+    for solid in part.solids:
+        _add_solid(total, solid, frame)
+    if part.shells:
+        total += analytic(a, frame, organs(a, frame, part.shells))
+        total -= analytic(a, frame, organs(a, frame))
+    return total
+
+
 def line_integral(scene: Scene, frame: Frame) -> np.ndarray:
     """Total attenuation along every ray ``[size, size]`` float32."""
     return line_integral_and_body(scene, frame)[0]

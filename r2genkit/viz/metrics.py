@@ -121,12 +121,12 @@ def mentions_figure(mentions: Sequence[Mention]) -> Figure:
         raise KitError("Nothing to draw: the report mentions no finding; give another text.")
     longest = max(len(mention.sentence) for mention in mentions)
     figure = Figure(
-        figsize=(0.095 * (longest + 34) + 0.3, 0.42 * len(mentions) + 0.3),
+        figsize=(0.08 * (longest + 30) + 0.3, 0.42 * len(mentions) + 0.3),
         dpi=80,
         layout="constrained",
     )
     axis = figure.subplots()
-    axis.set(xlim=(0, longest + 34), ylim=(len(mentions) - 0.4, -0.6))
+    axis.set(xlim=(0, longest + 30), ylim=(len(mentions) - 0.4, -0.6))
     axis.axis("off")
     font = {"family": "monospace", "fontsize": 9, "va": "center"}
     for row, mention in enumerate(mentions):
@@ -332,7 +332,7 @@ def published_figure(
         axis.plot(published[metric], range(start, len(names)), "D", mfc="white", color=ORANGE, ms=5)
         axis.axhline(start - 0.5, color=GREY, lw=0.8)
         axis.set_title(metric, fontsize=10)
-        axis.set_xlim(left=0)
+        axis.set_xlim(0, 1.05 * axis.get_xlim()[1])
     axes[0].set_yticks(range(len(names)), names)
     axes[0].set_ylim(len(names) - 0.4, -0.6)
     handles = [

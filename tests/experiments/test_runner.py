@@ -163,7 +163,7 @@ def test_predictions_file_can_be_scored_by_itself(tmp_path):
 def test_a_trained_run_writes_the_same_report_from_pixels_alone():
     """The run's folder is all that is needed: encoder, projection, tags, model, vocabulary."""
     result = tiny_run()
-    system, images = result.model(), result.images().images
+    system, images = result.system(), result.images().images
     for study_id in list(result.hypotheses)[:4]:
         hypothesis = system.report_of(list(images[study_id]), trace=True)
         assert hypothesis.text == result.hypotheses[study_id]
