@@ -7,8 +7,6 @@ cardiomegaly, the lungs for inflation), because the change is a border that has 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from scipy.ndimage import binary_closing, binary_dilation
 
@@ -57,7 +55,8 @@ def organ_mask(
         return lungs > 25.0
     before = organs(without, frame)
     if name == "elev_diaphragm":
-        change = lungs - before.lung["left"] - before.lung["right"]
+        sides = [finding.side] if finding.side in cut.lung else list(cut.lung)
+        change = sum(cut.lung[side] - before.lung[side] for side in sides)
         near = frame.v < max(lung.dome_top for lung in anatomy.lungs.values()) + 4.0
         return (np.abs(change) > 15.0) & near
     if name == "cardiomegaly":
@@ -90,14 +89,3 @@ def _aorta_mask(a: Anatomy, frame: Frame) -> np.ndarray:
 def dilated(mask: np.ndarray, pixels: int) -> np.ndarray:
     """The mask grown by a number of pixels."""
     return binary_dilation(mask, iterations=pixels) if pixels else mask
-
-
-def centre_of(mask: np.ndarray) -> tuple[float, float] | None:
-    """Row and column of the mask's centre, None when empty."""
-    rows, columns = np.nonzero(mask)
-    return (float(rows.mean()), float(columns.mean())) if len(rows) else None
-
-
-def union(masks: Sequence[np.ndarray]) -> np.ndarray:
-    """All masks in one."""
-    return np.logical_or.reduce(list(masks))

@@ -215,3 +215,25 @@ def test_nearly_every_abnormal_report_shows_something():
     assert all(not s.findings for s in studies if s.normal)
     assert len(RENDERED_TYPES) >= 22
     assert {"pneumothorax", "congestion"} <= set(RENDERED_TYPES)
+
+
+@pytest.mark.parametrize("name", ["atelectasis", "rib_fracture", "hilar_prominence"])
+def test_masks_of_objects_leave_out_what_they_drag_along(name):
+    """A collapsed base lifts the diaphragm and every vessel; the mask is the streaks alone."""
+    masks = finding_masks(Patient("m4", (placed(name, "right", "base"),)), 112)
+    frame = prepare(Patient("m4")).frame("frontal", 112)
+    assert masks[0, "frontal"].any()
+    assert masks[0, "frontal"][frame.u > 15].sum() == 0
+
+
+def test_the_mask_of_a_raised_dome_is_the_band_it_rose_through():
+    finding = placed("elev_diaphragm", "left", severity="severe")
+    mask = finding_masks(Patient("m5", (finding,)), 112)[0, "frontal"]
+    well, ill = prepare(Patient("m5")), prepare(Patient("m5", (finding,)))
+    low, high = (p.scene.anatomy.lungs["left"].dome_top for p in (well, ill))
+    frame = well.frame("frontal", 112)
+    x = np.full(2, 65.0)
+    points = np.stack([x, [low + 0.3 * (high - low), high + 30.0], np.full(2, 20.0)], axis=1)
+    inside = [mask[round(r), round(c)] for c, r in frame.to_pixels(points)]
+    assert inside == [True, False]
+    assert mask[frame.u < -15].mean() < 0.02
