@@ -295,6 +295,9 @@ def table(
     write: Annotated[
         bool, typer.Option(help="Also write Markdown, CSV and LaTeX below data/results/tables.")
     ] = False,
+    readme: Annotated[
+        bool, typer.Option(help="Also put the phantom's table into README.md.")
+    ] = False,
 ) -> None:
     """Print the result tables, one per corpus and protocol, and the published numbers."""
     from r2genkit.experiments.results import read_rows
@@ -303,8 +306,10 @@ def table(
         group_rows,
         published_table,
         results_table,
+        update_readme,
         write_all_tables,
     )
+    from r2genkit.paths import project_root, results_dir
 
     rows = read_rows(profile, corpus=corpus)
     if not rows:
@@ -315,7 +320,11 @@ def table(
     typer.echo("\nPublished numbers, each under its own protocol (not comparable across):\n")
     _echo_table(published_table())
     if write:
-        typer.echo("\nwritten: " + ", ".join(write_all_tables(rows)))
+        folder = results_dir(profile) / "tables"
+        typer.echo("\nwritten: " + ", ".join(write_all_tables(rows, folder=folder)))
+    if readme:
+        phantom = [row for row in rows if row.corpus == "phantom" and row.protocol == "grouped"]
+        update_readme(project_root() / "README.md", phantom)
 
 
 def main() -> None:

@@ -214,3 +214,30 @@ def write_all_tables(rows: Sequence[ResultRow], folder: Path | None = None) -> l
         write_table(provenance_table(group), f"{name}_provenance", folder=folder)
         names += [name, f"{name}_provenance"]
     return names
+
+
+README_BEGIN, README_END = "<!-- results: begin -->", "<!-- results: end -->"
+
+
+def readme_block(rows: Sequence[ResultRow]) -> str:
+    """The results section of README.md: caption and main columns of one table."""
+    table = results_table(rows, metrics=("BLEU-1", "BLEU-4", "METEOR", "CIDEr", "finding-F1"))
+    columns = [name for name in table if name not in ("seeds", "finding-F1 minus constant")]
+    return f"{caption(rows)}\n\n{table[columns].to_markdown(index=False, disable_numparse=True)}\n"
+
+
+def update_readme(path: Path, rows: Sequence[ResultRow]) -> None:
+    """Replace what stands between the two marks in README.md; atomic.
+
+    Raises:
+        KitError: the file lacks the marks.
+    """
+    text = path.read_text(encoding="utf-8")
+    if README_BEGIN not in text or README_END not in text:
+        raise KitError(f"{path.name} has no place for results: add {README_BEGIN} and {README_END}")
+    head, rest = text.split(README_BEGIN, 1)
+    tail = rest.split(README_END, 1)[1]
+    temporary = path.with_suffix(".tmp")
+    content = f"{head}{README_BEGIN}\n{readme_block(rows)}{README_END}{tail}"
+    temporary.write_text(content, encoding="utf-8")
+    temporary.replace(path)

@@ -10,7 +10,7 @@ from r2genkit.experiments.tables import (
     results_table,
     write_all_tables,
 )
-from tests.experiments.test_results import row_content
+from tests.rows import row_content
 
 
 def make(value=0.5, **changes):
