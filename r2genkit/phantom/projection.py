@@ -244,12 +244,16 @@ def _arms(a: Anatomy, frame: Frame) -> np.ndarray:
             out[:, near] += 2.0 * np.sqrt(np.maximum(radius**2 - offset**2, 0.0))
         else:
             angle = 0.93 + 0.10 * n["arm"] + sign * 0.10 * (1 + 0.3 * n["arm_spread"])
-            along = (frame.v - 150.0) * np.sin(angle) + (frame.u + 22.0) * np.cos(angle)
-            across = (frame.v - 150.0) * np.cos(angle) - (frame.u + 22.0) * np.sin(angle)
+            upper = _span(frame.v[:, 0] > 30.0)
+            v, u = frame.v[upper] - 150.0, frame.u[upper] + 22.0
+            along = v * np.sin(angle) + u * np.cos(angle)
+            across = v * np.cos(angle) - u * np.sin(angle)
             radius = (50.0 - 0.06 * np.clip(along, 0, 200)) * thick
             onset = np.clip((along + 62.0) / 95.0, 0.0, 1.0)
             onset = onset * onset * (3.0 - 2.0 * onset)
-            out += 1.25 * onset * np.maximum(1.0 - across**2 / radius**2, 0.0) ** 0.8 * radius
+            out[upper] += (
+                1.25 * onset * np.maximum(1.0 - across**2 / radius**2, 0.0) ** 0.8 * radius
+            )
     return out
 
 

@@ -127,14 +127,6 @@ def _frequencies(padded: int) -> np.ndarray:
     return np.hypot(ky[:, None], kx[None]).astype(np.float32)
 
 
-def _transfer(padded: int, pixel: float, blur: float, present: np.ndarray) -> np.ndarray:
-    """Transfer functions ``[present, padded, padded // 2 + 1]`` per mm^2 of pixel area."""
-    k = _frequencies(padded) * np.float32(1.0 / pixel)
-    index = np.minimum(k * np.float32((_K_BINS - 1) / _K_MAX) + 0.5, _K_BINS - 1).astype(np.intp)
-    shared = np.exp(np.float32(-0.5 * blur**2) * k * k) / np.float32(pixel**2)
-    return _kernels()[present][:, index] * shared
-
-
 def project_points(
     u: np.ndarray,
     v: np.ndarray,
@@ -164,21 +156,37 @@ def project_points(
     column, row, mass, kind = column[keep], row[keep], mass[keep], kind[keep]
     c0, r0 = column.astype(np.int64), row.astype(np.int64)
     fc, fr = column - c0, row - r0
-    present = np.flatnonzero(np.bincount(kind, minlength=CLASSES))
-    slot = np.zeros(CLASSES, np.int64)
-    slot[present] = np.arange(len(present))
-    base = (slot[kind] * padded + r0) * padded + c0
-    where = np.concatenate([base, base + 1, base + padded, base + padded + 1])
+    if not len(kind):
+        return np.zeros((size, size), np.float32)
+    order = np.argsort(kind, kind="stable")
+    column, row, mass, kind = column[order], row[order], mass[order], kind[order]
+    c0, r0 = column.astype(np.int32), row.astype(np.int32)
+    fc, fr = column - c0, row - r0
+    base = r0 * np.int32(padded) + c0
     right, low = mass * fc, mass * fr
     both = right * fr
-    weight = np.concatenate([mass - right - low + both, right - both, low - both, both])
-    if not len(present):
-        return np.zeros((size, size), np.float32)
-    planes = np.bincount(where, weight, minlength=len(present) * padded * padded)
-    planes = planes.astype(np.float32).reshape(len(present), padded, padded)
-    spectrum = scipy.fft.rfft2(planes, workers=1)
-    spectrum *= _transfer(padded, float(pixel), float(blur_mm), present)
-    image = scipy.fft.irfft2(spectrum.sum(axis=0), s=(padded, padded), workers=1)
+    corner = mass - right - low + both
+    ends = np.searchsorted(kind, np.arange(CLASSES + 1))
+    k = _frequencies(padded) * np.float32(1.0 / pixel)
+    bins = np.minimum(k * np.float32((_K_BINS - 1) / _K_MAX) + 0.5, _K_BINS - 1).astype(np.int32)
+    # one class at a time: the planes stay in the processor's cache
+    spectrum = np.zeros(bins.shape, np.complex64)
+    for index in range(CLASSES):
+        part = slice(ends[index], ends[index + 1])
+        if part.start == part.stop:
+            continue
+        at = base[part]
+        plane = np.bincount(
+            np.concatenate([at, at + 1, at + padded, at + padded + 1]),
+            np.concatenate(
+                [corner[part], right[part] - both[part], low[part] - both[part], both[part]]
+            ),
+            minlength=padded * padded,
+        )
+        plane = plane.astype(np.float32).reshape(padded, padded)
+        spectrum += scipy.fft.rfft2(plane, workers=1) * _kernels()[index][bins]
+    spectrum *= np.exp(np.float32(-0.5 * blur_mm**2) * k * k) / np.float32(pixel**2)
+    image = scipy.fft.irfft2(spectrum, s=(padded, padded), workers=1)
     return image[margin : margin + size, margin : margin + size]
 
 
