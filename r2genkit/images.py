@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from r2genkit import paths
 from r2genkit.errors import KitError
+from r2genkit.files import write_json
 from r2genkit.study import Projection, Renderable, Study, View
 
 _DECODER = "decode-1"  # raise when load_image changes what it returns
@@ -198,13 +199,6 @@ XRV = Normalisation((0.5, 0.5, 0.5), (1 / 2048, 1 / 2048, 1 / 2048))
 # --- arrays that grow on disk ---------------------------------------------------------------------
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that readers see the old or the new content, never a part."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
 class PartialArray:
     """One array file with a row per study, filled in any order, safe against interruption.
 
@@ -271,7 +265,7 @@ class PartialArray:
 
     def finish(self, index: dict) -> None:
         """Write ``index.json`` beside the array and move both to their place."""
-        write_text(self.partial / "index.json", json.dumps(index))
+        write_json(self.partial / "index.json", index)
         (self.partial / "done.npy").unlink()
         try:
             self.partial.replace(self.folder)
@@ -497,7 +491,7 @@ class _FileDigests:
 
     def save(self) -> None:
         if self._changed:
-            write_text(self._store, json.dumps(self._known))
+            write_json(self._store, self._known)
 
 
 def _view_digest(study_id: str, view: View, file_digest: _FileDigests) -> str:

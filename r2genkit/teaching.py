@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from r2genkit.corpora import CORPORA
 from r2genkit.corpora.splits import Split
 from r2genkit.experiments.environment import device_name, versions
+from r2genkit.files import replacing
 from r2genkit.paths import figures_dir
 
 
@@ -36,15 +37,11 @@ def save_figure(figure: Figure, name: str, profile: str) -> Path:
         name: "NN_what", NN being the number of the notebook.
         profile: budget of the run that drew it.
     """
-    folder = figures_dir(profile)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.png"
-    temporary = path.with_suffix(".tmp")
+    path = figures_dir(profile) / f"{name}.png"
     # No date or version in the file: the same figure is the same bytes.
-    figure.savefig(
-        temporary, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None}
-    )
-    temporary.replace(path)
+    options = {"format": "png", "dpi": 110, "bbox_inches": "tight", "metadata": {"Software": None}}
+    with replacing(path) as temporary:
+        figure.savefig(temporary, **options)
     return path
 
 

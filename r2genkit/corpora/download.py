@@ -28,8 +28,9 @@ from tqdm import tqdm
 from r2genkit import paths
 from r2genkit.corpora import CORPORA
 from r2genkit.corpora.openi import REPORTS_NAME, wheel_file
-from r2genkit.corpora.r2gen import DataWarning, write_text_atomic
+from r2genkit.corpora.r2gen import DataWarning
 from r2genkit.errors import KitError
+from r2genkit.files import write_json
 
 CHUNK = 1 << 16
 """Bytes per write; what a broken connection can lose at most."""
@@ -145,7 +146,7 @@ def _connect(url: str, partial: Path) -> tuple[requests.Response, int]:
             return _connect(url, partial)
     else:
         offset = 0
-    write_text_atomic(state, json.dumps({"url": url, "validator": _validator(response.headers)}))
+    write_json(state, {"url": url, "validator": _validator(response.headers)})
     return response, offset
 
 
@@ -261,7 +262,7 @@ def _accept(
         )
     if record is None:
         content = {"sha256": digest, "bytes": size, "url": url}
-        write_text_atomic(_side_file(path), json.dumps(content, indent=1) + "\n")
+        write_json(_side_file(path), content, indent=1)
     partial.replace(path)
     _state_file(partial).unlink(missing_ok=True)
     return digest
@@ -283,7 +284,7 @@ def verify(path: Path) -> str:
     if record is None:
         check_archive(path)
         content = {"sha256": digest, "bytes": path.stat().st_size, "url": None}
-        write_text_atomic(_side_file(path), json.dumps(content, indent=1) + "\n")
+        write_json(_side_file(path), content, indent=1)
     return digest
 
 
@@ -467,4 +468,4 @@ def _unpack(path: Path, folder: Path, suffix: str, progress: bool) -> None:
             "folder and run again."
         )
     count = extract(path, folder, suffix, progress)
-    write_text_atomic(done, json.dumps({"sha256": digest, "files": count}))
+    write_json(done, {"sha256": digest, "files": count})

@@ -20,16 +20,17 @@ size of the vocabulary, if it is taken from all 3,631 entries (the published spl
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from r2genkit.corpora.files import load_json, read_id_list
 from r2genkit.corpora.openi import index_images
-from r2genkit.corpora.r2gen import _openi_codes, load_json, write_text_atomic
+from r2genkit.corpora.r2gen import _openi_codes
 from r2genkit.corpora.splits import Split
 from r2genkit.errors import KitError
+from r2genkit.files import write_json
 from r2genkit.study import Study, View
 from r2genkit.text.sentences import in_kit2018, kit2018_sentences
 
@@ -59,21 +60,6 @@ class Kit2018Files:
     train: tuple[str, ...]
     test: tuple[str, ...]
     vocabulary: tuple[str, ...]
-
-
-def read_id_list(path: Path) -> list[str]:
-    """Study ids of train_split.json or test_split.json.
-
-    Raises:
-        KitError: missing or broken file, not an array of strings, a repeated id.
-    """
-    ids = load_json(path, "an array of study ids, as in the 2018 kit")
-    if not isinstance(ids, list) or not all(isinstance(one, str) for one in ids):
-        raise KitError(f"{path}: expected an array of study ids (strings).")
-    if len(set(ids)) < len(ids):
-        repeated = next(one for one in ids if ids.count(one) > 1)
-        raise KitError(f"{path}: study {repeated} occurs twice.")
-    return ids
 
 
 def file_problems(files: Kit2018Files) -> Iterator[tuple[str, str, str]]:
@@ -135,7 +121,7 @@ def write_files(folder: Path, files: Kit2018Files) -> None:
         (TEST, list(files.test)),
         (VOCABULARY, list(files.vocabulary)),
     ):
-        write_text_atomic(folder / name, json.dumps(content))
+        write_json(folder / name, content)
 
 
 def first_appearance(texts: Iterable[Sequence[str]]) -> tuple[str, ...]:

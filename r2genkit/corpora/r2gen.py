@@ -17,13 +17,13 @@ read with a warning. Another file in circulation (3,062/382/382 entries, finding
 
 from __future__ import annotations
 
-import json
-import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from r2genkit.corpora.files import load_json
 from r2genkit.errors import KitError
+from r2genkit.files import write_json
 from r2genkit.study import Section, Study, View
 
 KEYS: tuple[str, ...] = ("train", "val", "test")
@@ -31,30 +31,6 @@ KEYS: tuple[str, ...] = ("train", "val", "test")
 
 class DataWarning(UserWarning):
     """The data have a flaw that the kit could mend."""
-
-
-def load_json(path: Path, what: str):
-    """Parsed JSON file.
-
-    Raises:
-        KitError: the file is missing or is no JSON.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise KitError(f"{path}: no such file; it should be {what}.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise KitError(
-            f"{path}: not a readable JSON file ({error}); it should be {what}."
-        ) from error
-
-
-def write_text_atomic(path: Path, text: str) -> None:
-    """Write a file so that it appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def entry_problems(content: Mapping[str, list]) -> Iterator[tuple[str, str]]:
@@ -233,4 +209,4 @@ def _image_path(study: Study, view: View, image_root: Path | None) -> str:
 
 def write_annotation(path: Path, content: Mapping[str, list[dict]]) -> None:
     """Write entries by part in the layout of the released file (one line, ASCII)."""
-    write_text_atomic(Path(path), json.dumps(dict(content)))
+    write_json(Path(path), dict(content))

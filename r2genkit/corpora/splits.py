@@ -215,7 +215,7 @@ def _r2gen(studies: Sequence[Study], annotation: Path | None) -> tuple[dict[str,
 def _kit2018(
     studies: Sequence[Study], seed: int, annotation: Path | None
 ) -> tuple[dict[str, str], str]:
-    from r2genkit.corpora.kit2018 import read_id_list
+    from r2genkit.corpora.files import read_id_list
 
     folder = Path(annotation) if annotation is not None else paths.data_dir()
     if folder is not None and folder.suffix == ".json":  # the file of another protocol

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from r2genkit import paths
 from r2genkit.encoders.networks import Encoder
 from r2genkit.errors import KitError
+from r2genkit.files import replacing
 from r2genkit.images import (
     PackedImages,
     PartialArray,
@@ -78,13 +79,9 @@ class PCA(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write as safetensors."""
-        temporary = path.with_name(f"{path.name}.tmp")
-        safetensors.torch.save_file(
-            {k: v.contiguous() for k, v in self.state_dict().items()},
-            temporary,
-            metadata={"fitted_on": self.fitted_on},
-        )
-        temporary.replace(path)
+        tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
+        with replacing(path) as temporary:
+            safetensors.torch.save_file(tensors, temporary, metadata={"fitted_on": self.fitted_on})
 
     @classmethod
     def load(cls, path: Path) -> PCA:

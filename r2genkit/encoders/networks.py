@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from r2genkit.encoders import weights as sources
 from r2genkit.errors import KitError
+from r2genkit.files import replacing
 from r2genkit.images import IMAGENET, XRV, Normalisation
 
 _PROBE = 96  # pixels; the smallest multiple of 32 that every supported network accepts
@@ -153,10 +154,8 @@ class Encoder(nn.Module):
             f"body.{name}": value.detach().cpu().contiguous()
             for name, value in self.body.state_dict().items()
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.tmp")
-        safetensors.torch.save_file(state, temporary, metadata={"encoder": self.name})
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            safetensors.torch.save_file(state, temporary, metadata={"encoder": self.name})
 
     def for_inference(self) -> nn.Module:
         """A frozen copy of the network with batch normalisation folded into the convolutions."""

@@ -29,6 +29,7 @@ from r2genkit.batches import Batch, ReportDataset, make_loader
 from r2genkit.encoders.features import PackedFeatures, ids_fingerprint
 from r2genkit.encoders.networks import Encoder
 from r2genkit.errors import KitError
+from r2genkit.files import replacing, write_json
 from r2genkit.seeds import integer, numpy_rng, spawn
 from r2genkit.study import Study
 
@@ -474,11 +475,9 @@ class Tags:
             "info": self.info,
         }
         array, text = folder / "tags.safetensors", folder / "tags.json"
-        safetensors.torch.save_file(tensors, array.with_suffix(".tmp"))
-        array.with_suffix(".tmp").replace(array)
-        temporary = text.with_name("tags.json.tmp")
-        temporary.write_text(json.dumps(record, indent=1))
-        temporary.replace(text)
+        with replacing(array) as temporary:
+            safetensors.torch.save_file(tensors, temporary)
+        write_json(text, record, indent=1)
 
     @classmethod
     def load(cls, folder: Path) -> Tags:

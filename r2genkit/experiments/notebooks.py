@@ -22,6 +22,7 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 from r2genkit.errors import KitError
+from r2genkit.files import write_text
 from r2genkit.paths import project_root, runs_dir
 
 # The last notebook reads what the others wrote.
@@ -146,11 +147,8 @@ def save_in_place(execution: Execution) -> None:
     """Write an executed copy back over its notebook, scrubbed; atomic."""
     notebook = scrub(nbformat.read(execution.output, as_version=4))
     nbformat.validate(notebook)
-    temporary = execution.notebook.with_suffix(".tmp")
-    temporary.write_text(
-        json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
-    )
-    temporary.replace(execution.notebook)
+    content = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
+    write_text(execution.notebook, content + "\n")
 
 
 def execute_all(

@@ -16,6 +16,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from r2genkit.errors import KitError
+from r2genkit.files import write_text
 from r2genkit.paths import results_dir
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "finding-F1")
@@ -190,6 +191,4 @@ def _write_file(path: Path, rows: Sequence[ResultRow]) -> None:
     text = "".join(
         json.dumps(row.model_dump(mode="json"), sort_keys=True) + "\n" for row in ordered
     )
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, text)

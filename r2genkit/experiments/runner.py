@@ -39,6 +39,7 @@ from r2genkit.experiments.recipe import Recipe, load_recipe
 from r2genkit.experiments.results import METRICS, ResultRow, make_row, write_row
 from r2genkit.experiments.tagging import mean_test_auroc, prepare_tags
 from r2genkit.experiments.trained import PCA_FILE, TAGS_FOLDER, TrainedSystem, load_trained
+from r2genkit.files import write_json
 from r2genkit.metrics import Evaluation, evaluate_reports
 from r2genkit.models import build_model
 from r2genkit.models.base import ReportModel
@@ -162,14 +163,6 @@ def read_run(folder: Path, *, data_dir: Path | None = None) -> RunResult:
     )
 
 
-def write_json(path: Path, content: object) -> None:
-    """Write JSON atomically, readable by people and diff."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    text = json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
 def _empty(folder: Path) -> None:
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_dir():
@@ -215,7 +208,7 @@ def _run(
     start = time.perf_counter()
     with PeakMemory() as memory:
         text = prepare_text(recipe.data, recipe.text, data_dir)
-        write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
+        write_json(folder / "recipe.json", recipe.model_dump(mode="json"), indent=1)
         text.vocabulary.save(folder / "vocabulary.json")
         make = _baseline if recipe.baseline else _train
         outcome = make(recipe, text, seed, folder, data_dir, progress)
@@ -279,8 +272,8 @@ def _run(
         key: {"hypothesis": outcome.hypotheses[key], "reference": references[key]}
         for key in references
     }
-    write_json(folder / "predictions.json", predictions)
-    write_json(folder / "row.json", row.model_dump(mode="json"))
+    write_json(folder / "predictions.json", predictions, indent=1)
+    write_json(folder / "row.json", row.model_dump(mode="json"), indent=1)
 
 
 def _evaluate(

@@ -15,6 +15,7 @@ import pandas as pd
 
 from r2genkit.errors import KitError
 from r2genkit.experiments.results import METRICS, Difference, ResultRow, Score
+from r2genkit.files import write_text
 from r2genkit.paths import published_csv, results_dir
 
 PUBLISHED_METRICS = METRICS[:-1]
@@ -166,7 +167,6 @@ def write_table(
         folder: default ``data/results/tables``.
     """
     folder = folder or results_dir() / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
     above = f"{text}\n\n" if text else ""
     latex = table.map(_latex).rename(columns=_latex)
     body = latex.to_latex(
@@ -178,9 +178,7 @@ def write_table(
         "tex": body,
     }
     for ending, content in contents.items():
-        temporary = folder / f"{name}.{ending}.tmp"
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(folder / f"{name}.{ending}")
+        write_text(folder / f"{name}.{ending}", content)
 
 
 _LATEX = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$", "$": r"\$"}
@@ -237,7 +235,4 @@ def update_readme(path: Path, rows: Sequence[ResultRow]) -> None:
         raise KitError(f"{path.name} has no place for results: add {README_BEGIN} and {README_END}")
     head, rest = text.split(README_BEGIN, 1)
     tail = rest.split(README_END, 1)[1]
-    temporary = path.with_suffix(".tmp")
-    content = f"{head}{README_BEGIN}\n{readme_block(rows)}{README_END}{tail}"
-    temporary.write_text(content, encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, f"{head}{README_BEGIN}\n{readme_block(rows)}{README_END}{tail}")

@@ -23,6 +23,7 @@ from r2genkit.encoders.features import PCA
 from r2genkit.encoders.tags import Tags
 from r2genkit.errors import KitError
 from r2genkit.experiments.recipe import Recipe
+from r2genkit.files import replacing
 from r2genkit.images import load_image
 from r2genkit.models import build_model
 from r2genkit.models.base import ReportModel
@@ -154,9 +155,8 @@ class TrainedSystem:
             hypothesis.trace["attention"],
             hypothesis.text.split(),
         )
-        temporary = Path(path).with_suffix(".tmp")
-        figure.savefig(temporary, format=Path(path).suffix.lstrip(".") or "png", dpi=110)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format=Path(path).suffix.lstrip(".") or "png", dpi=110)
         plt.close(figure)
 
 

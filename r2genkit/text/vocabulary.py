@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from r2genkit.errors import KitError
+from r2genkit.files import write_json
 from r2genkit.text.cleaning import COMPAT_NAMES, clean_report
 
 UNKNOWN = "<unk>"
@@ -139,12 +139,8 @@ class Vocabulary:
 
     def save(self, path: Path) -> None:
         """Write as JSON; the file appears whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         content = {"compat": self.compat, "min_count": self.min_count, "words": list(self.words)}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=0), encoding="utf-8")
-        temporary.replace(path)
+        write_json(path, content, indent=0)
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:

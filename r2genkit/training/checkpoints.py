@@ -26,6 +26,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from r2genkit.errors import KitError
+from r2genkit.files import write_json
 from r2genkit.text.vocabulary import Vocabulary
 
 WEIGHTS, TRAINER, CONFIG, VOCABULARY = (
@@ -34,13 +35,6 @@ WEIGHTS, TRAINER, CONFIG, VOCABULARY = (
     "config.json",
     "vocabulary.json",
 )
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON under another name, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, allow_nan=True) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def load_weights(model: nn.Module, checkpoint: Path) -> None:
@@ -164,7 +158,7 @@ class Checkpoints:
         save_model(model, str(temporary / WEIGHTS))
         if trainer is not None:
             torch.save(trainer, temporary / TRAINER)
-        write_json(temporary / CONFIG, self.config)
+        write_json(temporary / CONFIG, self.config, indent=1)
         if self.vocabulary is not None:
             self.vocabulary.save(temporary / VOCABULARY)
         if final.exists():  # an interrupted run got this far before

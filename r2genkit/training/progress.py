@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from r2genkit.files import write_text
+
 
 @dataclass
 class FitResult:
@@ -49,9 +51,7 @@ class Progress:
 
 def write_history(path: Path, history: list[dict[str, Any]]) -> None:
     """One JSON line per epoch; the file appears whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, "".join(json.dumps(row) + "\n" for row in history))
 
 
 class Board:

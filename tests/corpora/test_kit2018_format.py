@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from r2genkit.corpora import load_corpus
+from r2genkit.corpora.files import read_id_list
 from r2genkit.corpora.kit2018 import (
     MARKS,
     Kit2018Files,
@@ -15,7 +16,6 @@ from r2genkit.corpora.kit2018 import (
     build_kit2018,
     first_appearance,
     read_files,
-    read_id_list,
     read_kit2018,
     write_files,
 )
