@@ -20,6 +20,7 @@ size of the vocabulary, if it is taken from all 3,631 entries (the published spl
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from r2genkit.corpora.openi import index_images
 from r2genkit.corpora.r2gen import _openi_codes
 from r2genkit.corpora.splits import Split
 from r2genkit.errors import KitError
-from r2genkit.files import write_json
+from r2genkit.files import write_text
 from r2genkit.study import Study, View
 from r2genkit.text.sentences import in_kit2018, kit2018_sentences
 
@@ -121,7 +122,7 @@ def write_files(folder: Path, files: Kit2018Files) -> None:
         (TEST, list(files.test)),
         (VOCABULARY, list(files.vocabulary)),
     ):
-        write_json(folder / name, content)
+        write_text(folder / name, json.dumps(content))
 
 
 def first_appearance(texts: Iterable[Sequence[str]]) -> tuple[str, ...]:

@@ -275,7 +275,7 @@ class Anatomy:
     def spine_x(self, y) -> np.ndarray:
         """Sideways position of the vertebral bodies (mm)."""
         n, t = self.habitus.numbers, self.traits
-        return spine_x(y, 3.7 * t["scoliosis"] + 0.8 * n["curve"], n["spine_phase"])
+        return spine_x(y, 4.4 * t["scoliosis"] + 0.8 * n["curve"], n["spine_phase"])
 
     def spine_z(self, y) -> np.ndarray:
         """Forward position of the vertebral bodies' centres (mm)."""

@@ -50,8 +50,16 @@ _SOFT_IN_LUNG = MU_SOFT - MU_LUNG
 
 @dataclass
 class Effects:
-    """What the findings of a patient do before and after the anatomy is built."""
+    """What the findings of a patient do to the anatomy before it is built.
 
+    Attributes:
+        healthy: the patient's traits without findings.
+        shifts: additions to the traits.
+        wedge: loss of anterior height per vertebra (fraction of the pitch).
+        rib_steps: displaced rib fractures (side, rib, position, step in mm).
+    """
+
+    healthy: dict[str, float]
     shifts: Counter = field(default_factory=Counter)
     wedge: np.ndarray = field(default_factory=lambda: np.zeros(VERTEBRAE))
     rib_steps: list = field(default_factory=list)
@@ -117,7 +125,8 @@ def _scoliosis(finding, amount, rng, effects) -> None:
     # the coded side is the side of the convexity
     draw = rng.random()
     sign = {"left": 1.0, "right": -1.0}.get(finding.side, 1.0 if draw < 0.5 else -1.0)
-    effects.shifts["scoliosis"] += 1.5 * sign * amount
+    base = effects.healthy["scoliosis"]  # the patient's own slight curve must not cancel it
+    effects.shifts["scoliosis"] += sign * (amount + abs(base)) - base
 
 
 def _wedge_fracture(finding, amount, rng, effects) -> None:
@@ -728,7 +737,7 @@ def make_scene(
         the scene, and for each finding a scene that holds nothing but what it added.
     """
     names = stream_names(study_id, findings)
-    effects = Effects()
+    effects = Effects(habitus.traits)
     for finding, name in zip(findings, names):
         if finding.name in _TRAITS:
             rng = numpy_rng(seed, f"{name}/trait")

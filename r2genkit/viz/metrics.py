@@ -346,8 +346,8 @@ RECORDED_BASELINES = pd.DataFrame(
     }
 ).T
 """What the baselines score on the 590 test studies of R2Gen's released split under its own text
-rule and cut references (seed 0, 1,000 resamples), for readers who do not hold its annotation.json. With the file the
-notebook counts again, and a test compares."""
+rule and cut references (seed 0, 1,000 resamples), for readers who do not hold its annotation.json.
+With the file the notebook counts again, and a test compares."""
 
 
 def published_figure(

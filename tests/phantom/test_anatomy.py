@@ -150,3 +150,13 @@ def test_cardiothoracic_ratio_is_human():
     assert 0.40 < ratios.mean() < 0.50
     assert 0.015 < ratios.std() < 0.05
     assert cardiothoracic_ratio(build(habitus("z", still()))) < 0.6
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_scoliosis_bends_to_the_side_it_is_coded_for(side):
+    y = np.linspace(100, -60, 40)
+    for index in range(12):
+        found = (placed("scoliosis", side, severity="mild"),)
+        bend = prepare(Patient(f"sc{index}", found)).scene.anatomy.spine_x(y)
+        peak = bend[np.argmax(np.abs(bend))]
+        assert (peak > 0) == (side == "left")
