@@ -295,7 +295,7 @@ class Anatomy:
         t = self.traits["aorta"]
         arch = self.arch_y
         down = np.clip((arch - y) / 170.0, 0.0, 1.0)
-        bow = 1.5 + 7.5 * t
+        bow = 1.5 + 8.5 * t
         x = 23.0 - 13.0 * down + bow * np.sin(np.pi * np.clip(down, 0, 1)) ** 1.5
         x = x + 0.6 * self.spine_x(y)
         z = self.spine_z(y) + 24.0 + (2.0 + 2.4 * t) * np.sin(np.pi * down)
@@ -417,7 +417,7 @@ def _heart(a: Anatomy) -> None:
     wide = 1.0 + 0.055 * t["mediastinum"]
     aorta = t["aorta"]
     arch = a.arch_y
-    hump = 1.0 + 0.09 * aorta
+    hump = 1.0 + 0.10 * aorta
     spine = 0.4 * float(a.spine_x(60.0))
     a.pedicle = [
         Ellipsoid((2 + spine, 72 + 0.3 * lift, 2), (21 * wide, 66, 30)),
@@ -713,7 +713,7 @@ def spine_levels(a: Anatomy) -> tuple[np.ndarray, np.ndarray]:
     noise = a.habitus.arrays["spine"]
     level = np.arange(VERTEBRAE)
     site = np.exp(-(((level - 9.0) / 4.0) ** 2))  # mid and lower thoracic spine
-    grade = a.traits["degeneration"] * (0.35 + 0.65 * site) + 0.6 * noise[:, 0]
+    grade = a.traits["degeneration"] * (0.35 + 0.65 * site) + 0.5 * noise[:, 0]
     narrowing = 0.014 * np.log1p(np.exp(0.9 * (grade + 0.9 * noise[:, 1] - 0.8)))
     return grade, np.clip(narrowing, 0.0, 0.06)
 
@@ -742,7 +742,7 @@ def _osteophytes(a: Anatomy) -> list[Points]:
     z = z + rim * np.abs(way[:, 0, None, None])
     height = y[:, None, None, None] + lip * (3.4 - 2.0 * part)[:, None]
     height = np.broadcast_to(height, out.shape)
-    weight = np.minimum(own, 3.4) * np.where(way[:, 1] > 0, 0.5, 0.65)
+    weight = np.minimum(own, 3.4) * np.where(way[:, 1] > 0, 0.75, 0.9)
     mass = np.broadcast_to(weight[..., None, None], out.shape) * n["bone"]
     radius = np.broadcast_to(2.5 - 0.9 * part[:, None], out.shape)
     xyz = np.stack([x, height, z], axis=-1).reshape(-1, 3)

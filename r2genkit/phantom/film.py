@@ -21,9 +21,11 @@ class FilmDraws:
     Attributes:
         scatter: ratio of scattered to primary radiation.
         match: share of histogram matching in the tone curve.
-        gamma: exponent of the target grey distribution; low, high: its ends (0 to 1).
+        gamma: exponent of the target grey distribution; curve: its S-shape; low, high: its ends
+            (0 to 1).
         contrast: gain of the unsharp mask; noise: SD of the noise; blur: SD in pixels at 224.
-        vignette: relative fall-off; marker: text or ""; marker_place: position (0 to 1, twice).
+        vignette: relative fall-off across and down; marker: "L", "R" or ""; marker_place: its
+            position (0 to 1, twice); marker_grey: its brightness.
         border: collimated share at left, top, right, bottom.
     """
 
@@ -52,11 +54,10 @@ def draw_film(rng: np.random.Generator, population: Population, projection: str)
     def between(limits: tuple[float, float], share: float) -> float:
         return limits[0] + (limits[1] - limits[0]) * share
 
-    edge = 0.0
     border = [0.0, 0.0, 0.0, 0.0]
     if u[8] < p.collimation:
         for index in range(4):
-            border[index] = float(edge + 0.045 * u[9 + index] * (u[13 + index] < 0.6))
+            border[index] = float(0.045 * u[9 + index] * (u[13 + index] < 0.6))
     marker = ""
     if u[4] < p.marker:
         marker = "L" if u[5] < 0.75 or projection == "lateral" else "R"

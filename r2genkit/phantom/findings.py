@@ -210,11 +210,11 @@ def _calc_granuloma(finding, load, rng, scene) -> None:
 def _nodule(finding, load, rng, scene) -> None:
     for side, place in _places(finding, 1, 4, rng):
         centre = scene.anatomy.lung_point(rng, side, place)
-        radius = (7.5 + 5.0 * rng.random()) * (0.8 + 0.25 * min(load, 1.6))
+        radius = (8.0 + 5.0 * rng.random()) * (0.8 + 0.25 * min(load, 1.6))
         offsets = rng.standard_normal((3, 3)) * radius * 0.28
         for offset, share in zip(offsets, (1.0, 0.8, 0.7)):
             scene.solids.append(
-                Solid(Ellipsoid(centre + offset, np.full(3, radius * share)), 2.1 * _SOFT_IN_LUNG)
+                Solid(Ellipsoid(centre + offset, np.full(3, radius * share)), 2.5 * _SOFT_IN_LUNG)
             )
         core = gaussians(centre + 0.5 * offsets, 3.6, 1.2 * _SOFT_IN_LUNG * radius**3)
         scene.points.append(core)
@@ -374,8 +374,8 @@ def _effusion(finding, load, rng, scene) -> None:
         lung = scene.anatomy.lungs[side]
         amount = 0.62 if finding.severity is None else 0.85 * load
         # from the bottom of the costophrenic angle upwards
-        height = lung.dome_top - 62.0 + 62.0 * amount + 14.0 * (draws[index] - 0.5)
-        width = 9.0 + 11.0 * amount
+        height = lung.dome_top - 69.0 + 70.0 * amount + 14.0 * (draws[index] - 0.5)
+        width = 6.0 + 11.0 * amount
 
         def share(y, height=height, width=width):
             return 1.0 - np.exp(-np.maximum(y - height, 0.0) / width) * 1.0

@@ -443,7 +443,7 @@ def spine_image(a: Anatomy, frame: Frame) -> np.ndarray:
         limit = limit - np.where(phase < 0, 0.6 * wedge, 0.0)
     else:
         limit = limit - np.where(phase < 0, wedge * np.clip(0.55 + 0.45 * t, 0, 1), 0.15 * wedge)
-    sclerosis = (1.0 + 0.30 * np.clip(grade, -1.5, 6.0))[level].astype(np.float32)
+    sclerosis = (1.0 + 0.38 * np.clip(grade, -1.5, 6.0))[level].astype(np.float32)
     inner = np.abs(phase)
     waist = 1.0 - 0.10 * np.maximum(1.0 - (inner / 0.4) ** 2, 0.0)
     tw = np.abs(t) / waist

@@ -114,10 +114,10 @@ def test_nuisance_does_not_depend_on_findings():
         near_extra = dilated(masks[1, projection], 12)
         far = ~near_one
         difference = np.abs(one[projection].astype(int) - plain[projection])
-        assert difference[far].max() <= 2
+        assert difference[far].max() <= 4
         assert np.mean(difference[far] > 0) < 0.05
         changed = np.abs(both[projection].astype(int) - one[projection])
-        assert changed[~near_extra].max() <= 2
+        assert changed[~near_extra].max() <= 4
         assert changed[near_extra].max() > 5
 
 
