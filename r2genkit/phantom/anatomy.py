@@ -120,7 +120,6 @@ def draw_habitus(rng: np.random.Generator, population: Population) -> Habitus:
         "stomach": float(u[2]),
         "stomach_size": float(u[3]),
         "stomach_level": float(u[4]),
-        "liver": float(z[24]),
         "neck": float(z[25]),
         "dome_shape": float(z[26]),
         "lung_mu": float(np.exp(0.05 * z[27])),
