@@ -254,11 +254,10 @@ def width_figure(
     axis.axhline(gap[1], color=RED, lw=1.4)
     axis.annotate(
         gap[0],
-        (0.99, gap[1]),
+        (0.01, gap[1]),
         (0, 3),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
-        ha="right",
         va="bottom",
         fontsize=8,
         color=RED,
