@@ -53,7 +53,11 @@ def check_shape(value: Any, shape: Sequence[int]) -> None:
 
 def _describe(value: Any) -> str:
     if isinstance(value, torch.Tensor | np.ndarray):
-        return f"{type(value).__name__} of shape {tuple(value.shape)}"
+        shape = f"{type(value).__name__} of shape {tuple(value.shape)}"
+        numbers = np.asarray(value)
+        if numbers.size > 8:
+            return shape
+        return f"{shape}: {np.array2string(numbers, precision=4, separator=', ')}"
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

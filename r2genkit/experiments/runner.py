@@ -103,7 +103,7 @@ def run(
     corpus: str | None = None,
     seed: int = 0,
     overrides: Sequence[str] = (),
-    data_dir: Path | None = None,
+    data_dir: str | Path | None = None,
     fresh: bool = False,
     progress: bool = True,
 ) -> RunResult:
@@ -123,6 +123,7 @@ def run(
         KitError: unusable recipe, corpus or data.
     """
     recipe = load_recipe(name, profile=profile, corpus=corpus, overrides=tuple(overrides))
+    data_dir = None if data_dir is None else Path(data_dir).expanduser()
     folder = run_folder(recipe, profile, seed)
     finished = folder / "row.json"
     if fresh or not finished.is_file():
