@@ -14,6 +14,10 @@ Polarity of a mention, first match wins:
 3. a doubt trigger likewise, or a *doubtful* phrase: uncertain (CheXpert, Irvin et al. 2019);
 4. else positive.
 
+A phrase with a gap is found within one clause only: "calcified granuloma but no nodule" holds no
+"calcified ... nodule" (``scope.breaks``). "No change" denies nothing; "no degenerative change"
+does.
+
 Sentences are those of :func:`r2genkit.text.clean_report`, so raw text, the default cleaning and the
 R2Gen cleaning get the same labels (F1 1.0 and .995 between them on the Open-i findings). Text
 without full stops, as the 2018 kit's, does not (.86): label the text that still has them.
@@ -66,6 +70,8 @@ _SCOPES = (
     "neutral",
     "terminators",
 )
+# Single words that a gap in a phrase does not run across; no triggers themselves.
+_BREAKS = "breaks"
 
 
 @dataclass(frozen=True)
@@ -112,8 +118,14 @@ def _load(path: Path) -> tuple[dict[str, dict], dict[str, list[str]]]:
     for name, entry in content.items():
         if unknown := set(entry) - {"name", "chexpert", *_KINDS}:
             raise KitError(f"{path.name}: unknown key {sorted(unknown)[0]!r} in {name!r}.")
-    if set(scope) != set(_SCOPES):
-        raise KitError(f"{path.name}: scope must have exactly the keys {', '.join(_SCOPES)}.")
+    if set(scope) != {*_SCOPES, _BREAKS}:
+        keys = ", ".join((*_SCOPES, _BREAKS))
+        raise KitError(f"{path.name}: scope must have exactly the keys {keys}.")
+    if bad := [word for word in scope[_BREAKS] if not (isinstance(word, str) and word.isalpha())]:
+        raise KitError(
+            f"{path.name}: {bad[0]!r} in scope.{_BREAKS} is no single word: put words there "
+            "one by one, in quotes where YAML reads them as true or false."
+        )
     return content, scope
 
 
@@ -135,14 +147,18 @@ class FindingLabeler:
         self.titles = {name: entries[name]["name"] for name in (*FINDING_TYPES, OTHER)}
         self.chexpert = {name: entries[name]["chexpert"] for name in (*FINDING_TYPES, OTHER)}
         self._columns = {name: i for i, name in enumerate((*FINDING_TYPES, OTHER))}
+        # "The lungs are hyperinflated but clear": what is normal keeps its subject across a "but".
+        breaks = {kind: () if kind == "normal" else tuple(scope[_BREAKS]) for kind in _KINDS}
         self._phrases: list[tuple[str, str, Phrase]] = [
-            (name, kind, compile_phrase(text))
+            (name, kind, compile_phrase(text, breaks[kind]))
             for name, entry in entries.items()
             for kind in _KINDS
             for text in entry.get(kind) or ()
         ]
         self._phrases += [
-            ("scope", kind, compile_phrase(text)) for kind in _SCOPES for text in scope[kind]
+            ("scope", kind, compile_phrase(text, tuple(scope[_BREAKS])))
+            for kind in _SCOPES
+            for text in scope[kind]
         ]
         self._by_word: dict[str, list[int]] = {}
         self._by_stem: dict[str, list[int]] = {}
@@ -173,13 +189,18 @@ class FindingLabeler:
 
     @staticmethod
     def _longest(matches: list[_Match]) -> list[_Match]:
-        """Triggers that overlap: the longest stays; the same words may act both ways ("versus")."""
+        """Triggers that overlap: the longest stays.
+
+        The same words may act both ways ("versus"), but neutral words act in no other way.
+        """
         kept: list[_Match] = []
-        for match in sorted(matches, key=lambda m: (m.start - m.end, m.start)):
+        for match in sorted(matches, key=lambda m: (m.start - m.end, m.start, m.kind != "neutral")):
             if all(
                 match.end <= other.start
                 or match.start >= other.end
-                or (match.start, match.end) == (other.start, other.end)
+                or (
+                    (match.start, match.end) == (other.start, other.end) and other.kind != "neutral"
+                )
                 for other in kept
             ):
                 kept.append(match)

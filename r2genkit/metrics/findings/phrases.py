@@ -8,11 +8,13 @@ against a handful of phrases only.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from r2genkit.errors import KitError
 
 _GAP = re.compile(r"~([1-9])")
+_OPTIONAL = re.compile(r"\?([1-9]?)$")
 _WORD = re.compile(r"[a-z0-9.'/]+\*?")
 
 
@@ -40,8 +42,13 @@ def _alternatives(item: str, phrase: str) -> tuple[str, ...]:
     return words
 
 
-def compile_phrase(text: str) -> Phrase:
+def compile_phrase(text: str, breaks: Collection[str] = ()) -> Phrase:
     """Compile one phrase.
+
+    Args:
+        text: the phrase.
+        breaks: words that no gap runs across: "calcified ~4 nodule" shall not be found in
+            "calcified granuloma but no nodule". A phrase that names such a word itself matches it.
 
     Raises:
         KitError: the phrase is empty, starts or ends with a gap, has no word that must be there,
@@ -50,19 +57,20 @@ def compile_phrase(text: str) -> Phrase:
     items = text.lower().split()
     if not items or _GAP.fullmatch(items[0]) or _GAP.fullmatch(items[-1]):
         raise KitError(f"Phrase {text!r} must start and end with a word.")
+    barrier = rf"(?!(?:{'|'.join(map(re.escape, breaks))}) )" if breaks else ""
     parts: list[str] = []
     required: list[tuple[str, ...]] = []
     for item in items:
         if gap := _GAP.fullmatch(item):
-            parts.append(rf"(?: \S+){{0,{gap[1]}}}?")
+            parts.append(rf"(?: {barrier}\S+){{0,{gap[1]}}}?")
             continue
-        optional = item.endswith("?")
-        words = _alternatives(item.removesuffix("?"), text)
+        optional = _OPTIONAL.search(item)
+        words = _alternatives(_OPTIONAL.sub("", item), text)
         body = "|".join(
             re.escape(word.removesuffix("*")) + (r"\S*" if word.endswith("*") else "")
             for word in words
         )
-        parts.append(f"(?: (?:{body})(?=[ ]))" + ("?" if optional else ""))
+        parts.append(f"(?: (?:{body})(?=[ ]))" + (f"{{0,{optional[1] or 1}}}" if optional else ""))
         if not optional:
             required.append(words)
     if not required:

@@ -31,6 +31,11 @@ LABELER = default_labeler()
         ("large|small mass", ["a small mass"], ["small round mass", "large"]),
         ("heart ~2 large", ["heart large", "heart is very large"], ["heart is not very large"]),
         ("acute? disease", ["disease", "acute disease"], ["acute"]),
+        (
+            "no big|new?2 mass",
+            ["no mass", "no new big mass"],
+            ["no old mass", "no big big new mass"],
+        ),
     ],
 )
 def test_phrase_language(phrase, hits, misses):
@@ -46,6 +51,16 @@ def test_phrase_language(phrase, hits, misses):
         )
     for sentence in misses:
         assert not compiled.pattern.search(f" {sentence} "), sentence
+
+
+def test_gaps_stop_at_breaks():
+    compiled = compile_phrase("calcified ~4 nodule", ("but", "no"))
+    assert compiled.pattern.search(" calcified and noted nodule ")  # whole words only
+    assert not compiled.pattern.search(" calcified granuloma but nodule ")
+    assert not compiled.pattern.search(" calcified no nodule ")
+    assert compile_phrase("heart ~2 no enlargement", ("no",)).pattern.search(
+        " heart has no enlargement "
+    )
 
 
 @pytest.mark.parametrize("phrase", ["", "~2 heart", "heart ~2", "heart?", "a|", "t-spine", "b(c"])
@@ -146,6 +161,144 @@ def test_sentences(text, expected):
         assert found == {}
 
 
+# Ordinary sentences, by the rule they ask for: all types that they name, and
+# no other. P affirmed, N denied, U doubted.
+P, N, U = "positive", "negative", "uncertain"
+ORDINARY = [
+    # denied before the mention; lists with commas, "or", "and", "nor"
+    ("There is no scoliosis.", {"scoliosis": N}),
+    ("No evidence of effusion is seen.", {"effusion": N}),
+    (
+        "No consolidation, effusion and pneumothorax.",
+        {"consolidation": N, "effusion": N, "pneumothorax": N},
+    ),
+    (
+        "Neither effusion nor pneumothorax is identified.",
+        {"effusion": N, "pneumothorax": N},
+    ),
+    (
+        "The lungs are free of consolidation, nodules, or effusion.",
+        {"consolidation": N, "nodule": N, "effusion": N},
+    ),
+    ("Negative for pneumothorax and effusion.", {"pneumothorax": N, "effusion": N}),
+    ("Interval removal of the endotracheal tube.", {"tube": N}),
+    ("Scarring rather than nodule.", {"scar": P, "nodule": N}),
+    ("No findings compatible with pneumonia.", {"consolidation": N}),
+    ("No opacity consistent with pneumonia.", {"opacity": N, "consolidation": N}),
+    ("No opacity that would suggest pneumonia.", {"opacity": N, "consolidation": N}),
+    ("No opacity is seen to suggest pneumonia.", {"opacity": N, "consolidation": N}),
+    ("Opacity consistent with pneumonia.", {"opacity": P, "consolidation": P}),
+    # denied after it
+    ("Pneumothorax and effusion are absent.", {"pneumothorax": N, "effusion": N}),
+    ("Effusion or pneumothorax is not identified.", {"effusion": N, "pneumothorax": N}),
+    ("The effusion is no longer visible.", {"effusion": N}),
+    ("Pulmonary edema has been ruled out.", {"congestion": N}),
+    (
+        "The previously seen effusion has resolved, but the nodule is unchanged.",
+        {"effusion": N, "nodule": P},
+    ),
+    # denied in it
+    ("The heart is not enlarged.", {"cardiomegaly": N}),
+    ("The heart shows no enlargement.", {"cardiomegaly": N}),
+    ("The mediastinum is without widening.", {"wide_mediastinum": N}),
+    ("The ribs show no fracture.", {"rib_fracture": N, "other": N}),
+    # "change" as the finding: denied
+    ("No degenerative changes in the thoracic spine.", {"degen_spine": N}),
+    ("There is no degenerative change.", {"degen_spine": N}),
+    ("No significant arthritic changes or effusion.", {"degen_spine": N, "effusion": N}),
+    ("Lungs without interstitial changes.", {"interstitial": N}),
+    (
+        "No emphysematous changes or pneumothorax.",
+        {"hyperinflation": N, "pneumothorax": N},
+    ),
+    ("No chronic changes, nodule or effusion.", {"nodule": N, "effusion": N}),
+    ("No acute osseous changes or effusion.", {"effusion": N}),
+    ("No changes of pulmonary edema.", {"congestion": N}),
+    ("No changes to suggest pulmonary edema.", {"congestion": N}),
+    # "change" of a finding: denies nothing
+    ("No interval change in the left effusion.", {"effusion": P}),
+    (
+        "No significant interval change in the effusion or the nodule.",
+        {"effusion": P, "nodule": P},
+    ),
+    ("The nodule has not significantly changed.", {"nodule": P}),
+    ("Degenerative changes without interval change.", {"degen_spine": P}),
+    ("No change in the degenerative changes of the spine.", {"degen_spine": P}),
+    ("No effusion, no change in the nodule.", {"effusion": N, "nodule": P}),
+    ("No effusion, no increase in the opacity.", {"effusion": N, "opacity": P}),
+    # other neutral words
+    ("Not only cardiomegaly but also an effusion.", {"cardiomegaly": P, "effusion": P}),
+    ("The nodule is not well seen.", {"nodule": P}),
+    ("No prior studies, small effusion.", {"effusion": P}),
+    ("No evidence that there is pneumonia.", {"consolidation": N}),
+    # terminators, and gaps that end at them
+    (
+        "Lungs are clear without focal consolidation, effusion or pneumothorax, "
+        "but there is a small nodule.",
+        {"opacity": N, "consolidation": N, "effusion": N, "pneumothorax": N, "nodule": P},
+    ),
+    ("Calcified granuloma but no nodule.", {"calc_granuloma": P, "nodule": N}),
+    ("Calcified granuloma, no nodule.", {"calc_granuloma": P, "nodule": N}),
+    ("Calcified granuloma without opacity.", {"calc_granuloma": P, "opacity": N}),
+    (
+        "No definite effusion, although a nodule is present.",
+        {"effusion": N, "nodule": P},
+    ),
+    (
+        "No effusion with the exception of a small left pneumothorax.",
+        {"effusion": N, "pneumothorax": P},
+    ),
+    (
+        "The lungs are hyperinflated but clear.",
+        {"hyperinflation": P, "opacity": N, "consolidation": N},
+    ),
+    (
+        "The heart is enlarged but the mediastinum is normal.",
+        {"cardiomegaly": P, "wide_mediastinum": N},
+    ),
+    # doubted before it
+    (
+        "Opacity may represent atelectasis or pneumonia.",
+        {"opacity": P, "atelectasis": U, "consolidation": U},
+    ),
+    ("Opacity, which could be atelectasis.", {"opacity": P, "atelectasis": U}),
+    ("Opacity may be due to atelectasis.", {"opacity": P, "atelectasis": U}),
+    ("Opacity may be consistent with atelectasis.", {"opacity": P, "atelectasis": U}),
+    ("Opacity concerning for pneumonia.", {"opacity": P, "consolidation": U}),
+    ("Cannot rule out a nodule.", {"nodule": U}),
+    ("No pneumothorax, possible small effusion.", {"pneumothorax": N, "effusion": U}),
+    (
+        "Findings are suggestive of pulmonary edema, but no effusion is seen.",
+        {"congestion": U, "effusion": N},
+    ),
+    # doubted after it, and both ways
+    ("Pneumonia and effusion cannot be excluded.", {"consolidation": U, "effusion": U}),
+    ("Pneumonia is possible.", {"consolidation": U}),
+    ("A small effusion may be present.", {"effusion": U}),
+    ("Atelectasis versus pneumonia in the left base.", {"atelectasis": U, "consolidation": U}),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), ORDINARY)
+def test_ordinary_sentences(text, expected):
+    found = LABELER.label(text)
+    assert found == expected, LABELER.explain(text)
+
+
+def test_no_mention_runs_across_a_break():
+    content = yaml.safe_load(PHRASES_FILE.read_text(encoding="utf-8"))
+    breaks = set(content["scope"]["breaks"])
+    seen = 0
+    for text, _ in ORDINARY:
+        for mention in LABELER.explain(text):
+            inner = set(mention.phrase.split()) & breaks
+            if inner and not mention.rule.startswith("normal: "):
+                # only where the phrase asks for that very word
+                assert inner <= set(mention.rule.replace("|", " ").split())
+                seen += 1
+    assert seen
+
+
 def test_every_type_has_a_case():
     assert {name for _, e in CASES for name, p in e.items() if p == "positive"} >= set(
         FINDING_TYPES
@@ -240,6 +393,9 @@ def test_phrase_file_is_checked(tmp_path):
     broken(lambda c: c.pop("scar"), "no phrases for finding type 'scar'")
     broken(lambda c: c["scar"].update(mention=["x"]), "unknown key 'mention'")
     broken(lambda c: c["scope"].pop("neutral"), "scope must have exactly")
+    broken(lambda c: c["scope"].pop("breaks"), "scope must have exactly")
+    broken(lambda c: c["scope"].update(breaks=[False]), "False in scope.breaks is no single word")
+    broken(lambda c: c["scope"].update(breaks=["as of"]), "'as of' in scope.breaks")
     broken(lambda c: c["scar"].update(mentions=["~1 scar"]), "start and end with a word")
 
 
