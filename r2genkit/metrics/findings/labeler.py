@@ -19,7 +19,7 @@ A phrase with a gap is found within one clause only: "calcified granuloma but no
 does.
 
 Sentences are those of :func:`r2genkit.text.clean_report`, so raw text, the default cleaning and the
-R2Gen cleaning get the same labels (F1 1.0 and .995 between them on the Open-i findings). Text
+R2Gen cleaning get the same labels (F1 1.0 and .996 between them on the Open-i findings). Text
 without full stops, as the 2018 kit's, does not (.86): label the text that still has them.
 
 Label of a type in a report (CheXpert's aggregation): any positive mention -> positive; else any
