@@ -90,6 +90,8 @@ def execute(path: Path, output: Path, parameters: dict, *, timeout: int | None =
             kernel_name="python3",
             progress_bar=False,
             execution_timeout=timeout,
+            # Kernels warn about their transport at every start; errors still come through.
+            extra_arguments=["--Application.log_level=40"],
         )
     except PapermillExecutionError as failure:
         error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
@@ -169,7 +171,12 @@ def execute_all(
         missing = set(parameters) - accepted_parameters(path)
         if missing:
             raise KitError(f"{path.name} has no parameter {', '.join(sorted(missing))}")
-    folder = runs_dir() / "notebooks" / profile
+    folder, home = runs_dir() / "notebooks" / profile, project_root() / "notebooks"
+
+    def output(path: Path) -> Path:
+        inside = path.is_relative_to(home)
+        return folder / (path.relative_to(home) if inside else path.name)
+
     done: list[Execution] = []
 
     def finish(execution: Execution) -> None:
@@ -183,10 +190,10 @@ def execute_all(
     for group in (first, last):
         if jobs == 1 or len(group) < 2:
             for path in group:
-                finish(execute(path, folder / path.name, parameters))
+                finish(execute(path, output(path), parameters))
             continue
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            tasks = [pool.submit(execute, path, folder / path.name, parameters) for path in group]
+            tasks = [pool.submit(execute, path, output(path), parameters) for path in group]
             for task in as_completed(tasks):
                 finish(task.result())
     return sorted(done, key=lambda execution: execution.notebook.name)

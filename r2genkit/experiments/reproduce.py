@@ -10,6 +10,7 @@ from r2genkit.errors import KitError
 from r2genkit.experiments.data import prepare_images
 from r2genkit.experiments.notebooks import Execution, execute_all, find_notebooks
 from r2genkit.experiments.recipe import PROFILES, load_recipe, recipe_names
+from r2genkit.paths import project_root
 
 
 def reproduce_all(
@@ -55,13 +56,11 @@ def reproduce_all(
 
     def report(execution: Execution) -> None:
         outcome = f"FAILED: {execution.error}" if execution.error else "ok"
-        echo(f"{execution.notebook.name:36} {execution.seconds:6.0f} s  {outcome}")
+        name = execution.notebook.relative_to(project_root() / "notebooks").as_posix()
+        echo(f"{name:40} {execution.seconds:6.0f} s  {outcome}")
 
     if solutions:
-        notebooks = notebooks + find_notebooks(
-            sorted({path.name[:2] for path in find_notebooks(solutions=True)} & numbers),
-            solutions=True,
-        )
+        notebooks += [path for path in find_notebooks(solutions=True) if path.name[:2] in numbers]
     done = execute_all(
         notebooks, parameters, profile=profile, jobs=jobs, in_place=in_place, report=report
     )
