@@ -33,7 +33,7 @@ PROFILE_DEFAULTS: dict[str, dict] = {
         "scoring": {"bootstrap": 200},
     },
     "lab": {},
-    "paper": {},
+    "paper": {"threads": None},
 }
 
 
@@ -146,6 +146,9 @@ class Recipe(_Strict):
     training: TrainingConfig | None = None
     decoding: DecodingConfig = DecodingConfig()
     scoring: ScoringConfig = ScoringConfig()
+    threads: int | None = Field(
+        1, ge=1, description="torch threads on the CPU; one is fastest for small models; None = all"
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> Recipe:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from r2genkit.batches import Batch, Loader
 from r2genkit.decoding import DecodingConfig, decode_all
@@ -131,7 +133,8 @@ def run(
             _empty(folder)
         folder.mkdir(parents=True, exist_ok=True)
         command = _command(name, profile, corpus, seed, overrides, data_dir)
-        _run(recipe, profile, seed, folder, data_dir, command, progress)
+        with _threads(recipe.threads):
+            _run(recipe, profile, seed, folder, data_dir, command, progress)
     result = read_run(folder, data_dir=data_dir)
     # Written again for a finished run, too: the results file may have been removed meanwhile.
     write_row(result.row)
@@ -170,6 +173,17 @@ def _empty(folder: Path) -> None:
             path.rmdir()
         else:
             path.unlink()
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Torch threads while a recipe runs; a fixed number makes sums come out alike everywhere."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _command(name, profile, corpus, seed, overrides, data_dir) -> str:
