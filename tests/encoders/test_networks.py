@@ -128,7 +128,7 @@ def test_xrv_range_and_single_channel():
     whole = randomised(xrv.DenseNet(weights=None)).eval()
     encoder.load(whole.state_dict(), "test")
     torch.testing.assert_close(
-        encoder(images).mean(1), whole.features2(want[:, None]), rtol=1e-4, atol=1e-4
+        encoder(images).mean(1), whole.features2(want[:, None]), rtol=1e-3, atol=1e-3
     )
 
 
