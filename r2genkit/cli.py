@@ -174,6 +174,9 @@ def train(
         list[str] | None, typer.Option("--set", help="Change a setting: training.epochs=3.")
     ] = None,
     fresh: Annotated[bool, typer.Option(help="Repeat a finished run.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option(help="Also log training for TensorBoard, in the run's folder.")
+    ] = False,
 ) -> None:
     """Run one recipe: train (or fit a baseline), test once, write its result row."""
     from r2genkit.experiments import run
@@ -187,6 +190,7 @@ def train(
         overrides=set_ or (),
         data_dir=data_dir,
         fresh=fresh,
+        tensorboard=tensorboard,
     )
     _echo_table(results_table([result.row]).T.reset_index())
     typer.echo(f"\n{caption([result.row])}\nfiles: {result.folder}")

@@ -108,6 +108,7 @@ def run(
     data_dir: str | Path | None = None,
     fresh: bool = False,
     progress: bool = True,
+    tensorboard: bool = False,
 ) -> RunResult:
     """Run a recipe, or read its finished run, and write its result row.
 
@@ -120,6 +121,7 @@ def run(
         data_dir: the user's folder for corpora that need one.
         fresh: run again even when a finished run exists.
         progress: show progress bars.
+        tensorboard: also log training to ``tensorboard/`` in the run's folder.
 
     Raises:
         KitError: unusable recipe, corpus or data.
@@ -134,7 +136,8 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
         command = _command(name, profile, corpus, seed, overrides, data_dir)
         with _threads(recipe.threads):
-            _run(recipe, profile, seed, folder, data_dir, command, progress)
+            view = _Progress(progress, tensorboard)
+            _run(recipe, profile, seed, folder, data_dir, command, view)
     result = read_run(folder, data_dir=data_dir)
     # Written again for a finished run, too: the results file may have been removed meanwhile.
     write_row(result.row)
@@ -196,6 +199,14 @@ def _command(name, profile, corpus, seed, overrides, data_dir) -> str:
     return shlex.join(words)
 
 
+@dataclass(frozen=True)
+class _Progress:
+    """What a run shows while it works; decides no number."""
+
+    bars: bool
+    tensorboard: bool = False
+
+
 @dataclass
 class _Outcome:
     """What training or fitting gives: test reports and how they came about."""
@@ -218,7 +229,7 @@ def _run(
     folder: Path,
     data_dir: Path | None,
     command: str,
-    progress: bool,
+    progress: _Progress,
 ) -> None:
     start = time.perf_counter()
     with PeakMemory() as memory:
@@ -382,7 +393,7 @@ def _constant(recipe: Recipe, profile: str, seed: int, data_dir: Path | None) ->
     if not (folder / "row.json").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         command = _command(CONSTANT, profile, recipe.data.corpus, seed, (), data_dir)
-        _run(same, profile, seed, folder, data_dir, command, progress=False)
+        _run(same, profile, seed, folder, data_dir, command, _Progress(bars=False))
     return read_run(folder, data_dir=data_dir)
 
 
@@ -392,12 +403,12 @@ def _baseline(
     seed: int,
     folder: Path,
     data_dir: Path | None,
-    progress: bool,
+    progress: _Progress,
 ) -> _Outcome:
     name = recipe.baseline.name
     features = None
     if needs_features(name):
-        prepared = prepare_images(recipe.data, recipe.text, recipe.encoder, data_dir, progress)
+        prepared = prepare_images(recipe.data, recipe.text, recipe.encoder, data_dir, progress.bars)
         features = prepared.features
     start = time.perf_counter()
     baseline = build_baseline(name, recipe.baseline.settings, seed=seed, features=features)
@@ -420,12 +431,12 @@ def _train(
     seed: int,
     folder: Path,
     data_dir: Path | None,
-    progress: bool,
+    progress: _Progress,
 ) -> _Outcome:
-    prepared = prepare_images(recipe.data, recipe.text, recipe.encoder, data_dir, progress)
+    prepared = prepare_images(recipe.data, recipe.text, recipe.encoder, data_dir, progress.bars)
     tags = None
     if recipe.tags:
-        tags = prepare_tags(recipe.tags, text, prepared.features, seed, progress=progress)
+        tags = prepare_tags(recipe.tags, text, prepared.features, seed, progress=progress.bars)
         tags.save(folder / TAGS_FOLDER)
     if prepared.features is not None and prepared.features.pca is not None:
         prepared.features.pca.save(folder / PCA_FILE)
@@ -459,7 +470,8 @@ def _train(
         validate=validate,
         folder=folder,
         seed=seed,
-        progress=progress,
+        progress=progress.bars,
+        tensorboard=progress.tensorboard,
         vocabulary=text.vocabulary,
     )
     reports = decode_all(

@@ -66,6 +66,13 @@ def test_the_same_seed_gives_the_same_row_and_another_seed_another():
     assert [e["train"] for e in other.history] != [e["train"] for e in first.history]
 
 
+def test_tensorboard_changes_no_number():
+    plain = tiny_run()
+    watched = tiny_run(fresh=True, tensorboard=True)
+    assert list((watched.folder / "tensorboard").glob("events*"))
+    assert watched.row.numbers() == plain.row.numbers()
+
+
 def test_a_finished_run_is_read_not_repeated(monkeypatch):
     first = tiny_run()
     monkeypatch.setattr("r2genkit.experiments.runner._run", lambda *a: pytest.fail("ran again"))
