@@ -90,8 +90,8 @@ def execute(path: Path, output: Path, parameters: dict, *, timeout: int | None =
             kernel_name="python3",
             progress_bar=False,
             execution_timeout=timeout,
-            # Kernels warn about their transport at every start; errors still come through.
-            extra_arguments=["--Application.log_level=40"],
+            # Kernels talk about their transport and their end; what a cell raises still comes here.
+            extra_arguments=["--Application.log_level=50"],
         )
     except PapermillExecutionError as failure:
         error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"

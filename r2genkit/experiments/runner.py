@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from r2genkit.batches import Batch, Loader
 from r2genkit.decoding import DecodingConfig, decode_all
@@ -129,19 +130,39 @@ def run(
     recipe = load_recipe(name, profile=profile, corpus=corpus, overrides=tuple(overrides))
     data_dir = None if data_dir is None else Path(data_dir).expanduser()
     folder = run_folder(recipe, profile, seed)
-    finished = folder / "row.json"
-    if fresh or not finished.is_file():
-        if fresh and folder.is_dir():
-            _empty(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        command = _command(name, profile, corpus, seed, overrides, data_dir)
-        with _threads(recipe.threads):
-            view = _Progress(progress, tensorboard)
-            _run(recipe, profile, seed, folder, data_dir, command, view)
+    command = _command(name, profile, corpus, seed, overrides, data_dir)
+    view = _Progress(progress, tensorboard)
+    _complete(recipe, profile, seed, folder, data_dir, command, view, fresh=fresh)
     result = read_run(folder, data_dir=data_dir)
     # Written again for a finished run, too: the results file may have been removed meanwhile.
     write_row(result.row)
     return result
+
+
+def _complete(
+    recipe: Recipe,
+    profile: str,
+    seed: int,
+    folder: Path,
+    data_dir: Path | None,
+    command: str,
+    progress: _Progress,
+    *,
+    fresh: bool = False,
+) -> None:
+    """See to it that the folder holds a finished run.
+
+    Notebooks side by side may ask for the same run: the lock lets one work, the other then reads.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if (folder / "row.json").is_file() and not fresh:
+            return
+        if fresh and folder.is_dir():
+            _empty(folder)
+        folder.mkdir(exist_ok=True)
+        with _threads(recipe.threads):
+            _run(recipe, profile, seed, folder, data_dir, command, progress)
 
 
 def read_run(folder: Path, *, data_dir: Path | None = None) -> RunResult:
@@ -390,10 +411,8 @@ def _constant(recipe: Recipe, profile: str, seed: int, data_dir: Path | None) ->
         update={"data": recipe.data, "text": recipe.text, "scoring": recipe.scoring}
     )
     folder = run_folder(same, profile, seed)
-    if not (folder / "row.json").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        command = _command(CONSTANT, profile, recipe.data.corpus, seed, (), data_dir)
-        _run(same, profile, seed, folder, data_dir, command, _Progress(bars=False))
+    command = _command(CONSTANT, profile, recipe.data.corpus, seed, (), data_dir)
+    _complete(same, profile, seed, folder, data_dir, command, _Progress(bars=False))
     return read_run(folder, data_dir=data_dir)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 
 import numpy as np
+from filelock import FileLock
 
 from r2genkit.corpora.mesh import FINDING_TYPES
 from r2genkit.encoders.features import PackedFeatures, ids_fingerprint
@@ -72,24 +73,22 @@ def prepare_tags(
     }
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
     folder = cache_dir() / "tags" / key
-    if (folder / "tags.json").is_file():
-        return Tags.load(folder)
-    settings = config.model_dump()
-    crossfit = settings.pop("crossfit")
-    del settings["min_positives"]
-    tags = fit_tags(
-        types,
-        features,
-        true_findings(text, features.study_ids, types),
-        text.split.train,
-        text.split.validation,
-        TagConfig(**settings),
-        crossfit=crossfit,
-        seed=seed,
-        progress=progress,
-    )
-    tags.save(folder)
-    return tags
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "tags.json").is_file():
+            settings = config.model_dump(exclude={"crossfit", "min_positives"})
+            fit_tags(
+                types,
+                features,
+                true_findings(text, features.study_ids, types),
+                text.split.train,
+                text.split.validation,
+                TagConfig(**settings),
+                crossfit=config.crossfit,
+                seed=seed,
+                progress=progress,
+            ).save(folder)
+    return Tags.load(folder)
 
 
 def mean_test_auroc(tags: Tags, text: PreparedText) -> float:

@@ -1,6 +1,7 @@
 """The whole road on a handful of phantom studies."""
 
 import json
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -77,6 +78,25 @@ def test_a_finished_run_is_read_not_repeated(monkeypatch):
     first = tiny_run()
     monkeypatch.setattr("r2genkit.experiments.runner._run", lambda *a: pytest.fail("ran again"))
     assert tiny_run().row == first.row
+
+
+def _run_elsewhere(cache, runs, results):
+    import os
+
+    os.environ |= {
+        "R2GENKIT_CACHE": cache,
+        "R2GENKIT_RUNS": runs,
+        "R2GENKIT_RESULTS": results,
+    }
+    return tiny_run("02_constant").row.measured.total_seconds
+
+
+def test_two_processes_asking_for_one_run_do_it_once(cache, tmp_path):
+    folders = [str(path) for path in (cache, tmp_path / "runs", tmp_path / "results")]
+    with get_context("spawn").Pool(2) as pool:
+        seconds = pool.starmap(_run_elsewhere, [folders, folders])
+    assert seconds[0] == seconds[1]  # the very same row: one trained, the other read
+    assert len(read_rows("smoke")) == 1
 
 
 class Killed(Exception):
