@@ -27,7 +27,7 @@ from r2genkit.paths import project_root, runs_dir
 
 # The last notebook reads what the others wrote.
 _LAST = ("14",)
-_CELL_METADATA = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled")
+_CELL_METADATA = ("papermill", "jupyter", "execution", "ExecuteTime", "collapsed", "scrolled")
 _NOTEBOOK_METADATA = ("papermill", "widgets")
 
 
@@ -112,13 +112,13 @@ def scrub(notebook: NotebookNode) -> NotebookNode:
     for key in _NOTEBOOK_METADATA:
         notebook.metadata.pop(key, None)
     notebook.metadata.get("language_info", {}).pop("version", None)
+    for cell in notebook.cells:  # text cells carry timings, too
+        for key in _CELL_METADATA:
+            cell.metadata.pop(key, None)
     root = re.escape(str(project_root()))
     for number, cell in enumerate(
         (cell for cell in notebook.cells if cell.cell_type == "code"), start=1
     ):
-        for key in _CELL_METADATA:
-            cell.metadata.pop(key, None)
-        cell.metadata.pop("jupyter", None)
         cell.execution_count = number
         kept = []
         for out in cell.outputs:

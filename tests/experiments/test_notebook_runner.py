@@ -88,10 +88,14 @@ def test_scrub_keeps_content_only(monkeypatch, tmp_path):
         ],
         metadata={"papermill": {"duration": 3}, "tags": ["keep"]},
     )
-    notebook = new_notebook(cells=[injected, cell], metadata={"widgets": {}, "papermill": {}})
+    words = new_markdown_cell("words", metadata={"papermill": {"duration": 1}})
+    notebook = new_notebook(
+        cells=[injected, cell, words], metadata={"widgets": {}, "papermill": {}}
+    )
     scrubbed = scrub(notebook)
     assert "widgets" not in scrubbed.metadata and "papermill" not in scrubbed.metadata
-    (only,) = scrubbed.cells
+    only, text = scrubbed.cells
+    assert text.metadata == {}
     assert only.execution_count == 1 and only.metadata == {"tags": ["keep"]}
     stream, result = only.outputs
     assert stream.text == "saved ./figures/a.png" and result.execution_count == 1
