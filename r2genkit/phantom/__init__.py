@@ -54,7 +54,7 @@ __all__ = [
     "render_patient",
 ]
 
-RENDERER_VERSION = "1"
+RENDERER_VERSION = "2"
 """Part of every content hash: raise it when a change of the renderer changes pixels."""
 
 

@@ -13,6 +13,8 @@ from r2genkit.phantom.population import Population
 COARSE = 56
 """Side length of the small grid on which scatter, exposure and tone curve are worked out."""
 
+_DEEPEST_BORDER = (0.07, 0.07, 0.07, 0.045)  # left, top, right, bottom: the angles stay in the film
+
 
 @dataclass(frozen=True)
 class FilmDraws:
@@ -57,7 +59,7 @@ def draw_film(rng: np.random.Generator, population: Population, projection: str)
     border = [0.0, 0.0, 0.0, 0.0]
     if u[8] < p.collimation:
         for index in range(4):
-            border[index] = float(0.045 * u[9 + index] * (u[13 + index] < 0.6))
+            border[index] = float(_DEEPEST_BORDER[index] * u[9 + index] * (u[13 + index] < 0.6))
     marker = ""
     if u[4] < p.marker:
         marker = "L" if u[5] < 0.75 or projection == "lateral" else "R"
@@ -65,9 +67,9 @@ def draw_film(rng: np.random.Generator, population: Population, projection: str)
         scatter=float(p.scatter * np.exp(0.2 * z[0])),
         match=between(p.film_match, float(u[0])),
         gamma=float(np.exp(p.film_gamma * z[1])),
-        curve=float(0.28 * z[2]),
-        low=float(np.clip(0.20 + 0.05 * z[3], 0.06, 0.34)),
-        high=float(np.clip(0.91 + 0.035 * z[4], 0.80, 0.985)),
+        curve=float(0.36 * z[2]),
+        low=float(np.clip(0.20 + 0.06 * z[3], 0.06, 0.34)),
+        high=float(np.clip(0.90 + 0.050 * z[4], 0.78, 0.985)),
         contrast=between(p.local_contrast, float(u[1])),
         noise=between(p.noise, float(u[2])),
         blur=between(p.blur_px, float(u[3])),

@@ -372,7 +372,7 @@ def _effusion(finding, load, rng, scene) -> None:
     draws = rng.random(4)
     for index, side in enumerate(sides_of(finding, rng)):
         lung = scene.anatomy.lungs[side]
-        amount = 0.62 if finding.severity is None else 0.85 * load
+        amount = 0.52 if finding.severity is None else 0.72 * load
         # from the bottom of the costophrenic angle upwards
         height = lung.dome_top - 69.0 + 70.0 * amount + 14.0 * (draws[index] - 0.5)
         width = 6.0 + 11.0 * amount

@@ -46,17 +46,17 @@ class Population:
     trait_spread: float = 1.0
     lean: float = 0.018
     yaw: float = 0.035
-    zoom: float = 0.06
-    shift_mm: float = 7.0
+    zoom: float = 0.07
+    shift_mm: float = 9.0
     tilt: float = 0.012
-    film_gamma: float = 0.20
-    film_match: tuple[float, float] = (0.55, 1.0)
+    film_gamma: float = 0.24
+    film_match: tuple[float, float] = (0.70, 1.0)
     local_contrast: tuple[float, float] = (0.7, 1.3)
     scatter: float = 0.7
     noise: tuple[float, float] = (0.004, 0.010)
     blur_px: tuple[float, float] = (0.25, 0.55)
     marker: float = 0.85
-    collimation: float = 0.25
+    collimation: float = 0.40
 
     def __post_init__(self) -> None:
         for field, value in asdict(self).items():
