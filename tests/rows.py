@@ -1,6 +1,6 @@
 """A complete result row to vary in tests."""
 
-from r2genkit.experiments.results import METRICS
+from r2genkit.metrics import ALL_METRICS
 
 
 def row_content(**changes):
@@ -24,7 +24,12 @@ def row_content(**changes):
         "studies": {"train": 10, "validation": 2, "test": 3},
         "selected_on": "validation finding-F1",
         "best_epoch": 3,
-        "metrics": {name: dict(score) for name in METRICS},
+        "metrics": {name: dict(score) for name in ALL_METRICS},
+        "subsets": {
+            "normal": {"studies": 1, "metrics": {name: dict(score) for name in ALL_METRICS}},
+            "abnormal": {"studies": 2, "metrics": {name: dict(score) for name in ALL_METRICS}},
+        },
+        "findings": {"effusion": {"support": 2, "predicted": 1, "hit": 1}},
         "distinct_percent": 40.0,
         "verbatim_in_train_percent": 10.0,
         "extra": {},

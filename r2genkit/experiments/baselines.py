@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from r2genkit.metrics.baselines import (
     Baseline,
     BestSingleReport,
     ConstantTemplate,
+    FindingOracle,
     MostFrequentReport,
     NearestImage,
     RandomReport,
@@ -25,7 +26,10 @@ BASELINES: dict[str, Callable[..., Baseline]] = {
     "best_single": BestSingleReport,
     "constant": ConstantTemplate,
     "nearest_image": NearestImage,
+    "finding_oracle": FindingOracle,
 }
+ORACLES = ("finding_oracle",)
+"""Told what no system may know; their rows are ceilings and say so."""
 # What each one looks at besides the training reports, for the result row.
 SELECTED_ON = {
     "most_frequent": "train counts",
@@ -33,12 +37,18 @@ SELECTED_ON = {
     "best_single": "validation BLEU-4",
     "constant": "train + validation BLEU-4",
     "nearest_image": "nothing",
+    "finding_oracle": "true findings of the test studies",
 }
 
 
 def needs_features(name: str) -> bool:
     """Whether the baseline looks at images."""
     return "features" in inspect.signature(_class(name)).parameters
+
+
+def needs_findings(name: str) -> bool:
+    """Whether the baseline is told the true findings."""
+    return "findings" in inspect.signature(_class(name)).parameters
 
 
 def _class(name: str) -> Callable[..., Baseline]:
@@ -53,6 +63,7 @@ def build_baseline(
     *,
     seed: int,
     features: PackedFeatures | None = None,
+    findings: Mapping[str, Iterable[str]] | None = None,
 ) -> Baseline:
     """A baseline that is ready to be fitted.
 
@@ -61,13 +72,14 @@ def build_baseline(
         settings: its own options.
         seed: the run's seed, for those that draw.
         features: patch features of all studies, for those that look at images.
+        findings: true findings of all studies, for the oracle.
 
     Raises:
         KitError: unknown name or option.
     """
     make = _class(name)
     known = inspect.signature(make).parameters
-    given = {"seed", "features", "study_ids"}
+    given = {"seed", "features", "study_ids", "findings"}
     unknown = sorted(set(settings) - (set(known) - given))
     if unknown:
         allowed = ", ".join(sorted(set(known) - given)) or "none"
@@ -78,6 +90,8 @@ def build_baseline(
     if features is not None and "features" in known:
         options["features"] = pooled_features(features)
         options["study_ids"] = features.study_ids
+    if "findings" in known:
+        options["findings"] = findings or {}
     return make(**options)
 
 

@@ -35,7 +35,7 @@ from r2genkit.experiments.recipe import (
     TextConfig,
 )
 from r2genkit.images import ImageTransform, PackedImages, RawImages, pack_images
-from r2genkit.metrics.findings import POSITIVE, FindingLabeler, default_labeler
+from r2genkit.metrics.findings import OTHER, POSITIVE, FindingLabeler, default_labeler
 from r2genkit.paths import data_dir as user_data_dir
 from r2genkit.seeds import numpy_rng
 from r2genkit.study import Study, by_id
@@ -95,6 +95,25 @@ class PreparedText:
         if not any(study.findings for study in self.studies.values()):
             return None
         return {i: [finding.name for finding in self.studies[i].findings] for i in ids}
+
+    def true_findings(self) -> dict[str, set[str]]:
+        """What each study shows, by id: "type" and "type/attribute", for oracles.
+
+        Coded findings with their sides, places and degrees; where the corpus has no codes, the
+        types that the target report states.
+        """
+        if self.coded(()) is None:
+            names = self.labeler.findings
+            return {i: {names[k] for k in np.flatnonzero(row)} for i, row in self.labels.items()}
+        found = {}
+        for study_id in self.texts:
+            described: set[str] = set()
+            for finding in self.studies[study_id].findings:
+                if finding.name != OTHER:
+                    attributes = {*finding.sides, *finding.locations, finding.severity} - {None}
+                    described |= {finding.name, *(f"{finding.name}/{a}" for a in attributes)}
+            found[study_id] = described
+        return found
 
     @cached_property
     def labels(self) -> dict[str, np.ndarray]:

@@ -126,7 +126,7 @@ class ScoringConfig(_Strict):
 
     bootstrap: int = Field(1000, ge=0, description="resamples of the studies; 0 = no intervals")
     meteor: bool = True
-    swap: bool = Field(True, description="decode each test report from another study's images too")
+    swap: int = Field(10, ge=0, description="exchanges of test images between studies; 0 = none")
 
 
 class Recipe(_Strict):

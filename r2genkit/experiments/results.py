@@ -17,9 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from r2genkit.errors import KitError
 from r2genkit.files import write_text
+from r2genkit.metrics import ALL_METRICS
 from r2genkit.paths import results_dir
-
-METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "finding-F1")
 
 
 class _Strict(BaseModel):
@@ -55,6 +54,27 @@ class Difference(_Strict):
     verdict: Literal["above", "below", "not distinguishable"]
 
 
+class Subset(_Strict):
+    """Scores on the normal, abnormal, seen or unseen test studies alone."""
+
+    studies: int = Field(ge=1)
+    metrics: dict[str, Score]
+
+
+class FindingCounts(_Strict):
+    """One finding type over the test studies, by the labels of the texts.
+
+    Attributes:
+        support: studies whose reference states it.
+        predicted: studies whose generated report states it.
+        hit: studies where both do.
+    """
+
+    support: int = Field(ge=0)
+    predicted: int = Field(ge=0)
+    hit: int = Field(ge=0)
+
+
 class Measured(_Strict):
     """What depends on the machine and the moment, not on the recipe."""
 
@@ -74,7 +94,7 @@ class ResultRow(_Strict):
     title: str
     about: str
     order: int
-    kind: Literal["baseline", "model"]
+    kind: Literal["baseline", "oracle", "model"]
     corpus: str
     synthetic: bool
     protocol: str
@@ -89,6 +109,8 @@ class ResultRow(_Strict):
     selected_on: str
     best_epoch: int | None
     metrics: dict[str, Score]
+    subsets: dict[Literal["normal", "abnormal", "seen", "unseen"], Subset]
+    findings: dict[str, FindingCounts]
     distinct_percent: float = Field(ge=0, le=100)
     verbatim_in_train_percent: float = Field(ge=0, le=100)
     extra: dict[str, float] = Field(default_factory=dict)
@@ -104,7 +126,7 @@ class ResultRow(_Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> ResultRow:
-        missing = [name for name in METRICS if name not in self.metrics]
+        missing = [name for name in ALL_METRICS if name not in self.metrics]
         if missing:
             raise ValueError(f"metrics missing: {', '.join(missing)}")
         return self

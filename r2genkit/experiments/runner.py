@@ -10,20 +10,25 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import torch
 from filelock import FileLock
 
 from r2genkit.batches import Batch, Loader
 from r2genkit.decoding import DecodingConfig, decode_all
 from r2genkit.errors import KitError
-from r2genkit.experiments.baselines import SELECTED_ON, build_baseline, needs_features
+from r2genkit.experiments.baselines import (
+    ORACLES,
+    SELECTED_ON,
+    build_baseline,
+    needs_features,
+    needs_findings,
+)
 from r2genkit.experiments.data import (
     PreparedImages,
     PreparedText,
@@ -39,15 +44,23 @@ from r2genkit.experiments.environment import (
     versions,
 )
 from r2genkit.experiments.recipe import Recipe, load_recipe
-from r2genkit.experiments.results import METRICS, ResultRow, make_row, write_row
+from r2genkit.experiments.results import ResultRow, make_row, write_row
 from r2genkit.experiments.tagging import mean_test_auroc, prepare_tags
 from r2genkit.experiments.trained import PCA_FILE, TAGS_FOLDER, TrainedSystem, load_trained
+from r2genkit.experiments.verdict import (
+    coded_scores,
+    evaluate_run,
+    row_differences,
+    row_findings,
+    row_scores,
+    row_subsets,
+    score_swapped,
+)
 from r2genkit.files import write_json
-from r2genkit.metrics import Evaluation, evaluate_reports
+from r2genkit.metrics import ALL_METRICS, Evaluation, evaluate_reports
 from r2genkit.models import build_model
 from r2genkit.models.base import ReportModel
 from r2genkit.paths import runs_dir
-from r2genkit.seeds import numpy_rng
 from r2genkit.training import fit
 
 CONSTANT = "02_constant"
@@ -90,7 +103,7 @@ class RunResult:
 
 def rescore(result: RunResult) -> Evaluation:
     """The test scores of a finished run again, with everything per study."""
-    return _evaluate(result.recipe, result.text(), result.hypotheses, result.row.seed)
+    return evaluate_run(result.recipe, result.text(), result.hypotheses, result.row.seed)
 
 
 def run_folder(recipe: Recipe, profile: str, seed: int) -> Path:
@@ -260,16 +273,16 @@ def _run(
         make = _baseline if recipe.baseline else _train
         outcome = make(recipe, text, seed, folder, data_dir, progress)
     references = {key: text.references[key] for key in text.split.test}
-    evaluation = _evaluate(recipe, text, outcome.hypotheses, seed)
+    evaluation = evaluate_run(recipe, text, outcome.hypotheses, seed)
     swap = swap_difference = versus_constant = None
     if recipe.scoring.swap and recipe.model is not None:
-        swapped = _evaluate(recipe, text, swapped_reports(outcome.hypotheses, seed), seed)
-        swap = _scores(swapped)
-        swap_difference = _differences(evaluation, swapped, seed)
+        swapped = score_swapped(recipe, text, outcome.hypotheses, seed)
+        swap = row_scores(swapped)
+        swap_difference = row_differences(evaluation, swapped, seed)
     constant = _constant(recipe, profile, seed, data_dir)
     if constant is not None:
-        versus_constant = _differences(
-            evaluation, _evaluate(recipe, text, constant.hypotheses, seed), seed
+        versus_constant = row_differences(
+            evaluation, evaluate_run(recipe, text, constant.hypotheses, seed), seed
         )
     row = make_row(
         {
@@ -277,7 +290,7 @@ def _run(
             "title": recipe.title,
             "about": recipe.about,
             "order": recipe.order,
-            "kind": "baseline" if recipe.baseline else "model",
+            "kind": _kind(recipe),
             "corpus": recipe.data.corpus,
             "synthetic": text.synthetic,
             "protocol": recipe.data.split,
@@ -291,10 +304,12 @@ def _run(
             "studies": {name: len(text.part(name)) for name in ("train", "validation", "test")},
             "selected_on": outcome.selected_on,
             "best_epoch": outcome.best_epoch,
-            "metrics": _scores(evaluation),
+            "metrics": row_scores(evaluation),
+            "subsets": row_subsets(evaluation),
+            "findings": row_findings(evaluation),
             "distinct_percent": evaluation.diversity["distinct_percent"],
             "verbatim_in_train_percent": evaluation.diversity["verbatim_in_train_percent"],
-            "extra": {**evaluation.extra, **_coded_scores(evaluation), **outcome.extra},
+            "extra": {**evaluation.extra, **coded_scores(evaluation), **outcome.extra},
             "swap": swap,
             "swap_difference": swap_difference,
             "constant_difference": versus_constant,
@@ -321,85 +336,6 @@ def _run(
     }
     write_json(folder / "predictions.json", predictions, indent=1)
     write_json(folder / "row.json", row.model_dump(mode="json"), indent=1)
-
-
-def _evaluate(
-    recipe: Recipe, text: PreparedText, hypotheses: Mapping[str, str], seed: int
-) -> Evaluation:
-    ids = text.split.test
-    written = {key: hypotheses[key] for key in ids}
-    wanted = {key: text.references[key] for key in ids}
-    scored = (written, wanted)
-    if recipe.text.drop_full_stops:
-        scored = tuple({key: without_full_stops(side[key]) for key in ids} for side in scored)
-    return evaluate_reports(
-        *scored,
-        train_texts=text.train_texts,
-        normal=text.normal(ids),
-        coded=text.coded(ids),
-        label_texts=(written, wanted),
-        reference_text=recipe.text.references,
-        meteor=recipe.scoring.meteor,
-        bootstrap=recipe.scoring.bootstrap,
-        seed=seed,
-    )
-
-
-def without_full_stops(report: str) -> str:
-    """The words of a tokenised report, as the 2018 kit scores it."""
-    return " ".join(word for word in report.split() if word != ".")
-
-
-def _coded_scores(evaluation: Evaluation) -> dict[str, float]:
-    """Finding scores against the corpus' codes (for the phantom: what was drawn)."""
-    return {
-        name: value
-        for name, value in evaluation.metrics.items()
-        if name.endswith("(coded)") and not np.isnan(value)
-    }
-
-
-def _scores(evaluation: Evaluation) -> dict[str, dict]:
-    scores = {}
-    for name in METRICS:
-        value = evaluation.metrics.get(name, float("nan"))
-        low, high = evaluation.intervals.get(name, (None, None))
-        missing = value is None or np.isnan(value)
-        scores[name] = {
-            "value": None if missing else float(value),
-            "low": None if missing or low is None else float(low),
-            "high": None if missing or high is None else float(high),
-            "reason": evaluation.reasons.get(name, "not computed") if missing else "",
-        }
-    return scores
-
-
-def _differences(first: Evaluation, second: Evaluation, seed: int) -> dict[str, dict] | None:
-    """Paired differences per metric; None where the recipe asks for no intervals."""
-    compared = first.compare(second, seed=seed)
-    return {
-        name: {
-            "value": float(difference.value),
-            "low": float(difference.low),
-            "high": float(difference.high),
-            "verdict": difference.verdict,
-        }
-        for name, difference in compared.items()
-        if name in METRICS and not np.isnan(difference.value)
-    } or None
-
-
-def swapped_reports(hypotheses: Mapping[str, str], seed: int) -> dict[str, str]:
-    """Each study gets the report of another study's images.
-
-    A report depends on nothing but its own study's images, therefore exchanging reports is the
-    same as exchanging images and decoding again. The exchange is one seeded cycle through all
-    studies, so that no study keeps its own.
-    """
-    ids = sorted(hypotheses)
-    order = numpy_rng(seed, "swap").permutation(len(ids))
-    donors = dict(zip(order.tolist(), np.roll(order, 1).tolist()))
-    return {ids[study]: hypotheses[ids[donor]] for study, donor in donors.items()}
 
 
 def _constant(recipe: Recipe, profile: str, seed: int, data_dir: Path | None) -> RunResult | None:
@@ -430,7 +366,13 @@ def _baseline(
         prepared = prepare_images(recipe.data, recipe.text, recipe.encoder, data_dir, progress.bars)
         features = prepared.features
     start = time.perf_counter()
-    baseline = build_baseline(name, recipe.baseline.settings, seed=seed, features=features)
+    baseline = build_baseline(
+        name,
+        recipe.baseline.settings,
+        seed=seed,
+        features=features,
+        findings=text.true_findings() if needs_findings(name) else None,
+    )
     # The references of training and validation studies only: no test report reaches a baseline.
     baseline.fit(
         {key: text.references[key] for key in text.split.train},
@@ -442,6 +384,12 @@ def _baseline(
         selected_on=SELECTED_ON[name],
         train_seconds=time.perf_counter() - start,
     )
+
+
+def _kind(recipe: Recipe) -> str:
+    if recipe.baseline is None:
+        return "model"
+    return "oracle" if recipe.baseline.name in ORACLES else "baseline"
 
 
 def _train(
@@ -537,7 +485,7 @@ def validation_scores(
             meteor=False,
             bootstrap=0,
         )
-        wanted = {name: evaluation.metrics[name] for name in METRICS if name != "METEOR"}
+        wanted = {name: evaluation.metrics[name] for name in ALL_METRICS if name != "METEOR"}
         return {**wanted, "distinct %": evaluation.diversity["distinct_percent"]}
 
     return validate

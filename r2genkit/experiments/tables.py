@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 
 from r2genkit.errors import KitError
-from r2genkit.experiments.results import METRICS, Difference, ResultRow, Score
+from r2genkit.experiments.results import Difference, ResultRow, Score
 from r2genkit.files import write_text
+from r2genkit.metrics import ALL_METRICS, METRICS
 from r2genkit.paths import published_csv, results_dir
 
-PUBLISHED_METRICS = METRICS[:-1]
+SUBSETS = ("normal", "abnormal", "seen", "unseen")
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -58,17 +59,17 @@ def _aggregate(rows: Sequence[ResultRow]) -> list[tuple[str, list[ResultRow]]]:
     return list(groups.items())
 
 
-def _cell(rows: Sequence[ResultRow], metric: str) -> str:
+def _cell(scores: Sequence[Score]) -> str:
     """Value ± half-width of the study interval; several seeds: mean ± SD over seeds."""
-    if len(rows) == 1:
-        return _score(rows[0].metrics[metric])
-    values = [row.metrics[metric].value for row in rows]
+    if len(scores) == 1:
+        return _score(scores[0])
+    values = [score.value for score in scores]
     if any(value is None for value in values):
         return "not run"
     return f"{_number(float(np.mean(values)))} ± {_number(float(np.std(values, ddof=1)))} (SD)"
 
 
-def results_table(rows: Sequence[ResultRow], metrics: Sequence[str] = METRICS) -> pd.DataFrame:
+def results_table(rows: Sequence[ResultRow], metrics: Sequence[str] = ALL_METRICS) -> pd.DataFrame:
     """One line per run, baselines first; the values are text, ready to print.
 
     Columns: system, seeds, the metrics with the half-width of their 95 % interval over studies
@@ -89,13 +90,63 @@ def results_table(rows: Sequence[ResultRow], metrics: Sequence[str] = METRICS) -
             {
                 "system": first.title,
                 "seeds": len(group),
-                **{metric: _cell(group, metric) for metric in metrics},
+                **{metric: _cell([row.metrics[metric] for row in group]) for metric in metrics},
                 "distinct %": f"{np.mean([row.distinct_percent for row in group]):.1f}",
                 "in train %": f"{np.mean([row.verbatim_in_train_percent for row in group]):.1f}",
                 "finding-F1, images swapped": "-" if swap is None else _score(swap),
                 "finding-F1 minus constant": _difference(versus),
             }
         )
+    return pd.DataFrame(lines)
+
+
+def subset_table(rows: Sequence[ResultRow], metrics: Sequence[str] = ALL_METRICS) -> pd.DataFrame:
+    """One line per run and subset: normal and abnormal, seen and unseen studies.
+
+    A study is normal by its code, else by its reference text; its text is seen when it stands
+    verbatim in training. Columns: system, seeds, subset, studies, then as in ``results_table``.
+
+    Raises:
+        KitError: rows of different corpora, protocols, sections, references or profiles.
+    """
+    _one_table(rows)
+    lines = []
+    for _, group in _aggregate(rows):
+        for subset in SUBSETS:
+            if not all(subset in row.subsets for row in group):
+                continue
+            parts = [row.subsets[subset] for row in group]
+            lines.append(
+                {
+                    "system": group[0].title,
+                    "seeds": len(group),
+                    "subset": subset,
+                    "studies": parts[0].studies,
+                    **{
+                        metric: _cell([part.metrics[metric] for part in parts])
+                        for metric in metrics
+                    },
+                }
+            )
+    return pd.DataFrame(lines)
+
+
+def constant_table(rows: Sequence[ResultRow], metrics: Sequence[str] = ALL_METRICS) -> pd.DataFrame:
+    """One line per run: its difference to the constant in every metric, with verdict.
+
+    Paired differences with their 95 % interval over test studies, first seed of each run; the
+    constant itself has no line.
+
+    Raises:
+        KitError: rows of different corpora, protocols, sections, references or profiles.
+    """
+    _one_table(rows)
+    lines = []
+    for _, group in _aggregate(rows):
+        differences = group[0].constant_difference
+        if differences is not None:
+            shown = {metric: _difference(differences.get(metric)) for metric in metrics}
+            lines.append({"system": group[0].title, **shown})
     return pd.DataFrame(lines)
 
 
@@ -137,7 +188,7 @@ def published_table(protocol: str | None = None, path: Path | None = None) -> pd
     if protocol is not None:
         table = table[table["protocol"] == protocol]
     shown = table.copy()
-    for metric in PUBLISHED_METRICS:
+    for metric in METRICS:
         shown[metric] = [_number(value) if pd.notna(value) else "-" for value in table[metric]]
     return shown.reset_index(drop=True)
 
@@ -201,16 +252,27 @@ def group_rows(rows: Sequence[ResultRow]) -> dict[str, list[ResultRow]]:
 
 
 def write_all_tables(rows: Sequence[ResultRow], folder: Path | None = None) -> list[str]:
-    """One results and one provenance table per corpus, protocol, section and references.
+    """All tables of each corpus, protocol, section and references.
+
+    ``NAME`` holds the results, ``NAME_subsets`` the scores by normality and by seen text,
+    ``NAME_constant`` the differences to the constant, ``NAME_provenance`` what was run and how.
 
     Returns:
         The names of the tables written.
     """
     names = []
     for name, group in group_rows(rows).items():
-        write_table(results_table(group), name, text=caption(group), folder=folder)
-        write_table(provenance_table(group), f"{name}_provenance", folder=folder)
-        names += [name, f"{name}_provenance"]
+        about = caption(group)
+        tables = {
+            name: (results_table(group), about),
+            f"{name}_subsets": (subset_table(group), about),
+            f"{name}_constant": (constant_table(group), about),
+            f"{name}_provenance": (provenance_table(group), ""),
+        }
+        for key, (table, text) in tables.items():
+            if len(table):
+                write_table(table, key, text=text, folder=folder)
+                names.append(key)
     return names
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,7 @@ from r2genkit.metrics.uncertainty import (
     additives_of_findings,
     additives_of_nlg,
     bootstrap,
+    mean_additive,
     paired_difference,
     percentile_interval,
     resample_weights,
@@ -45,15 +46,17 @@ __all__ = [
     "Evaluation",
     "FindingScores",
     "NLGScores",
+    "Scores",
     "close_meteor",
     "evaluate_reports",
     "finding_f1",
+    "mean_scores",
     "score_nlg",
     "truncated_references",
 ]
 
-ALL_METRICS = (*METRICS, "finding-F1")
-"""Column names of every table, in order."""
+ALL_METRICS = (*METRICS, "finding-F1", "finding-F1 macro")
+"""Column names of every table, in order; finding-F1 by itself is the micro average."""
 
 
 def _plain(value: Any) -> Any:
@@ -78,9 +81,9 @@ def _describe(differences: Mapping[str, Difference]) -> dict[str, dict[str, Any]
     }
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Everything measured about one system on one set of studies.
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Metrics of one system on one set of studies, with what it takes to compare it with another.
 
     Attributes:
         studies: ids, in the order of the arrays.
@@ -88,54 +91,21 @@ class Evaluation:
             "finding-precision", "finding-recall", "finding-F1 macro"; the same with " (coded)"
             where codes were given.
         intervals: (low, high) of the 95 % bootstrap interval by metric; empty without bootstrap.
-        per_study: one row per study: the metrics of the single study, "finding-F1", "words", and,
-            where known, "normal" and "seen".
-        subsets: by subset ("normal", "abnormal", "seen", "unseen"): number of studies, metrics and
-            intervals. CIDEr keeps the document frequencies of the full set.
-        diversity: see :func:`r2genkit.metrics.diversity.diversity`.
-        findings: finding scores against the reference text.
-        coded: finding scores against codes, or None.
-        versus_constant: paired differences to the constant, empty if none was given.
-        signature: what stands behind the numbers.
-        notes: one sentence for each thing to know.
         reasons: why a metric is NaN, by metric.
-        extra: further scalars by name, for result rows: finding rates, and the metrics of
-            subsets as e.g. "BLEU-4 (abnormal)".
-        references: SHA-256 of the reference texts; evaluations compare only if equal.
+        references: SHA-256 of the reference texts; only scores with equal ones compare.
         resamples, seed: of the bootstrap.
     """
 
     studies: tuple[str, ...]
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
-    per_study: pd.DataFrame
-    subsets: dict[str, dict[str, Any]]
-    diversity: dict[str, float]
-    findings: FindingScores
-    coded: FindingScores | None
-    versus_constant: dict[str, Difference]
-    signature: str
-    notes: tuple[str, ...]
     reasons: dict[str, str]
-    extra: dict[str, float]
     references: str
     resamples: int
     seed: int
     _additives: tuple[Additive, ...] = field(repr=False)
 
-    def compare(
-        self, other: Evaluation, *, seed: int | None = None, level: float = 0.95
-    ) -> dict[str, Difference]:
-        """This system minus another, metric by metric, on shared resamples of the studies.
-
-        Args:
-            other: evaluation on the same studies and references, in any order of studies.
-            seed: names the resamples; default: those of this evaluation.
-            level: coverage of the intervals.
-
-        Raises:
-            KitError: studies or reference texts differ.
-        """
+    def _check_comparable(self, other: Scores) -> None:
         if set(self.studies) != set(other.studies):
             odd = sorted(set(self.studies) ^ set(other.studies))
             raise KitError(
@@ -147,6 +117,21 @@ class Evaluation:
                 "Cannot compare: the reference texts differ (full against truncated?): "
                 "evaluate both systems with the same references."
             )
+
+    def compare(
+        self, other: Scores, *, seed: int | None = None, level: float = 0.95
+    ) -> dict[str, Difference]:
+        """This system minus another, metric by metric, on shared resamples of the studies.
+
+        Args:
+            other: scores on the same studies and references, in any order of studies.
+            seed: names the resamples; default: those of these scores.
+            level: coverage of the intervals.
+
+        Raises:
+            KitError: studies or reference texts differ.
+        """
+        self._check_comparable(other)
         weights = resample_weights(
             len(self.studies),
             resamples=self.resamples or 1000,
@@ -161,6 +146,81 @@ class Evaluation:
             other.metrics,
             level=level,
         )
+
+
+def mean_scores(several: Sequence[Scores]) -> Scores:
+    """The mean of several scorings of the same studies, e.g. of repeated random exchanges.
+
+    Every metric is averaged, on the studies and in each resample of them. The interval of the
+    mean is therefore that of the average draw, not of one lucky or unlucky draw.
+
+    Args:
+        several: scores with the same studies, in the same order, and the same references.
+
+    Raises:
+        KitError: none given, or studies, references or metrics differ.
+    """
+    if not several:
+        raise KitError("A mean of scores needs at least one.")
+    first = several[0]
+    for other in several[1:]:
+        first._check_comparable(other)
+        if other.studies != first.studies or set(other.metrics) != set(first.metrics):
+            raise KitError(
+                "Cannot average: order of studies or metrics differ: score all in the same way."
+            )
+    additives = tuple(
+        mean_additive(same) for same in zip(*(scores._additives for scores in several))
+    )
+    intervals = {}
+    if first.resamples:
+        weights = resample_weights(len(first.studies), resamples=first.resamples, seed=first.seed)
+        intervals = {
+            name: percentile_interval(values)
+            for name, values in bootstrap(list(additives), weights).items()
+        }
+    return Scores(
+        studies=first.studies,
+        metrics={
+            name: float(np.mean([scores.metrics[name] for scores in several]))
+            for name in first.metrics
+        },
+        intervals=intervals,
+        reasons=first.reasons,
+        references=first.references,
+        resamples=first.resamples,
+        seed=first.seed,
+        _additives=additives,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Scores):
+    """Everything measured about one system on one set of studies.
+
+    Attributes (beyond those of ``Scores``):
+        per_study: one row per study: the metrics of the single study, "finding-F1", "words",
+            "normal" and, where training texts were given, "seen".
+        subsets: by subset ("normal", "abnormal", "seen", "unseen"): number of studies, metrics and
+            intervals. CIDEr keeps the document frequencies of the full set.
+        diversity: see :func:`r2genkit.metrics.diversity.diversity`.
+        findings: finding scores against the reference text.
+        coded: finding scores against codes, or None.
+        versus_constant: paired differences to the constant, empty if none was given.
+        signature: what stands behind the numbers.
+        notes: one sentence for each thing to know.
+        extra: further scalars by name, for result rows: finding rates, mean length in words.
+    """
+
+    per_study: pd.DataFrame
+    subsets: dict[str, dict[str, Any]]
+    diversity: dict[str, float]
+    findings: FindingScores
+    coded: FindingScores | None
+    versus_constant: dict[str, Difference]
+    signature: str
+    notes: tuple[str, ...]
+    extra: dict[str, float]
 
     def to_dict(self, *, per_study: bool = False) -> dict[str, Any]:
         """As plain JSON values; NaN becomes None.
@@ -211,20 +271,13 @@ def _fingerprint(references: Mapping[str, str]) -> str:
     return hashlib.sha256("\n".join(lines).encode(errors="replace")).hexdigest()
 
 
-def _flags(
-    per_study: pd.DataFrame, normal: Mapping[str, bool | None] | None, seen: Mapping[str, bool]
-) -> dict[str, np.ndarray]:
-    """Membership ``[N]`` of each subset that is neither empty nor everything."""
-    masks: dict[str, np.ndarray] = {}
-    if normal is not None:
-        values = [normal.get(study) for study in per_study.index]
-        per_study["normal"] = pd.array(values, dtype="boolean")
-        masks["normal"] = np.array([value is not None and bool(value) for value in values])
-        masks["abnormal"] = np.array([value is not None and not value for value in values])
-    if seen:
-        values = np.array([seen[study] for study in per_study.index])
-        per_study["seen"] = values
-        masks["seen"], masks["unseen"] = values, ~values
+def _subset_masks(per_study: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Membership ``[N]`` of each subset that is not empty."""
+    masks = {}
+    for column, no in (("normal", "abnormal"), ("seen", "unseen")):
+        if column in per_study:
+            values = per_study[column].to_numpy(dtype=bool)
+            masks |= {column: values, no: ~values}
     return {name: mask for name, mask in masks.items() if mask.any()}
 
 
@@ -252,8 +305,9 @@ def evaluate_reports(
         references: reference report by study id, tokenised; the same ids.
         train_texts: training reports after the same cleaning; gives memorisation and the subsets
             "seen" (reference text occurs in training) and "unseen".
-        normal: whether a study is normal, by study id (None: not known); gives the subsets "normal"
-            and "abnormal" and the truth for abnormal sensitivity and specificity.
+        normal: whether a study is normal, by study id; None or a missing id leaves it to the
+            reference text (normal: no abnormality stated). Gives the subsets "normal" and
+            "abnormal" and the truth for abnormal sensitivity and specificity.
         coded: names of finding types of each study, from codes or a renderer; adds finding scores
             against them.
         meteor: False skips METEOR.
@@ -294,11 +348,11 @@ def evaluate_reports(
     per_study = scores.per_study.copy()
     per_study["finding-F1"] = findings.per_study_f1
     per_study["words"] = [len(normalise(text).split()) for text in hypotheses.values()]
-    seen: dict[str, bool] = {}
+    per_study["normal"] = ~findings.abnormal
     train = None if train_texts is None else list(train_texts)
     if train is not None:
         known = {normalise(text) for text in train}
-        seen = {study: normalise(references[study]) in known for study in studies}
+        per_study["seen"] = [normalise(references[study]) in known for study in studies]
 
     weights = resample_weights(len(studies), resamples=bootstrap, seed=seed) if bootstrap else None
 
@@ -315,7 +369,7 @@ def evaluate_reports(
         }
 
     subsets = {}
-    for name, mask in _flags(per_study, normal, seen).items():
+    for name, mask in _subset_masks(per_study).items():
         values = {
             metric: float(value[0])
             for additive in additives
@@ -334,17 +388,15 @@ def evaluate_reports(
         if name.startswith("finding") and math.isnan(metrics[name]):
             reasons[name] = "No study has a positive finding to divide by."
     extra = {
-        "finding-F1 macro": findings.macro_f1,
         "finding-F1 mean of studies": findings.mean_study_f1,
         "negation flip": findings.negation_flip,
         "hallucination": findings.hallucination,
         "omission": findings.omission,
         "abnormal sensitivity": findings.sensitivity,
         "abnormal specificity": findings.specificity,
+        "words": float(per_study["words"].mean()),
     }
-    for subset, content in subsets.items():
-        extra |= {f"{metric} ({subset})": content["metrics"].get(metric) for metric in ALL_METRICS}
-    extra = {k: float(v) for k, v in extra.items() if v is not None and math.isfinite(v)}
+    extra = {name: float(value) for name, value in extra.items() if math.isfinite(value)}
     if subsets:
         notes.append("CIDEr of subsets uses the document frequencies of the full set.")
     evaluation = Evaluation(

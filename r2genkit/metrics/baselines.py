@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, Self
 
 import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import MultiLabelBinarizer
 
 from r2genkit.errors import KitError
 from r2genkit.metrics.nlg import bleu_from_counts
@@ -428,6 +430,91 @@ class MemorisationOracle:
             if normalise(self.references[study]) in self._seen:
                 result[study] = self.references[study]
         return result
+
+
+class FindingOracle:
+    """The training report whose findings are most like the true ones: a ceiling, no system.
+
+    It is told the findings of the studies it writes about, as a perfect recogniser would know
+    them, and may only copy. What it lacks to a perfect score is what findings do not decide:
+    wording, order, and what the reader chose to mention.
+
+    Likeness is F1 between the sets of finding types; ties go to the likeness of the full
+    descriptions (sides, places, degrees), then to the most typical text (largest cosine of word
+    and word-pair tf-idf to the mean of the tied reports), then to the first id.
+
+    Args:
+        findings: true findings of every study, training studies included, each as "type" or
+            "type/attribute" (``effusion``, ``effusion/left``, ``effusion/mild``).
+
+    Raises:
+        KitError: no findings are given.
+    """
+
+    name = "finding oracle"
+
+    def __init__(self, findings: Mapping[str, Iterable[str]]) -> None:
+        if not findings:
+            raise KitError("The finding oracle needs the true findings of every study.")
+        self._findings = {study: frozenset(names) for study, names in findings.items()}
+        self._texts: list[str] | None = None
+
+    def _of(self, study_ids: Iterable[str]) -> list[frozenset[str]]:
+        try:
+            return [self._findings[study] for study in study_ids]
+        except KeyError as error:
+            raise KitError(f"The oracle has no findings for study {error.args[0]}.") from None
+
+    def fit(self, train: Mapping[str, str], validation: Mapping[str, str]) -> Self:
+        """Index the training reports by their findings; validation is not used."""
+        del validation
+        _texts(train)
+        ids = sorted(train)
+        known = self._of(ids)
+        self._types, self._described = _NameSets([_types(k) for k in known]), _NameSets(known)
+        self._texts = [train[study] for study in ids]
+        vectoriser = TfidfVectorizer(token_pattern=r"\S+", ngram_range=(1, 2), sublinear_tf=True)
+        self._vectors = vectoriser.fit_transform(self._texts)  # [N, terms], rows of length 1
+        return self
+
+    def predict(self, study_ids: Iterable[str]) -> dict[str, str]:
+        """The chosen training report, per study.
+
+        Raises:
+            KitError: not fitted, or a study without findings.
+        """
+        if self._texts is None:
+            raise KitError(f"The baseline {self.name!r} was not fitted: call fit first.")
+        asked = list(study_ids)
+        wanted = self._of(asked)
+        chosen = {}
+        for known in set(wanted):
+            likeness, closer = self._types.f1(_types(known)), self._described.f1(known)
+            best = likeness == likeness.max()
+            tied = np.flatnonzero(best & (closer == closer[best].max()))
+            centre = np.asarray(self._vectors[tied].mean(axis=0)).ravel()
+            chosen[known] = self._texts[tied[int(np.argmax(self._vectors[tied] @ centre))]]
+        return {study: chosen[known] for study, known in zip(asked, wanted)}
+
+
+def _types(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(name for name in names if "/" not in name)
+
+
+class _NameSets:
+    """N sets of names, compared with one more set at a time."""
+
+    def __init__(self, sets: Sequence[Iterable[str]]) -> None:
+        self._binarizer = MultiLabelBinarizer(sparse_output=True)
+        self._rows = self._binarizer.fit_transform(sets).astype(np.float64)  # [N, names]
+        self._sizes = np.asarray(self._rows.sum(axis=1)).ravel()
+
+    def f1(self, names: frozenset[str]) -> np.ndarray:
+        """F1 ``[N]`` of each set with ``names``; two empty sets agree fully."""
+        inside = np.isin(self._binarizer.classes_, list(names)).astype(np.float64)
+        total = self._sizes + len(names)
+        common = 2 * (self._rows @ inside)
+        return np.divide(common, total, out=np.ones_like(total), where=total > 0)
 
 
 def blind_baselines(seed: int = 0) -> list[Baseline]:

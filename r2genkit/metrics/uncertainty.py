@@ -16,7 +16,7 @@ are part of the metric's definition on that set, not of the sample.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +63,24 @@ def mean_of(name: str, values: np.ndarray) -> Additive:
         return np.divide(sums[:, 0], sums[:, 1], out=out, where=sums[:, 1] > 0)
 
     return Additive((name,), columns, mean)
+
+
+def mean_additive(several: Sequence[Additive]) -> Additive:
+    """The mean of n scorings by the same metrics, again as a function of sums over studies.
+
+    Args:
+        several: equal names, values ``[N, K]`` each.
+
+    Returns:
+        Values ``[N, n * K]``; each block is reduced by itself, then the metrics are averaged.
+    """
+    first, number = several[0], len(several)
+
+    def mean(sums: np.ndarray) -> np.ndarray:
+        blocks = np.split(sums, number, axis=1)
+        return np.mean([one.reduce(block) for one, block in zip(several, blocks)], axis=0)
+
+    return Additive(first.names, np.concatenate([one.values for one in several], axis=1), mean)
 
 
 def additives_of_nlg(scores: NLGScores) -> list[Additive]:

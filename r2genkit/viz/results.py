@@ -67,7 +67,7 @@ def score_figure(
                     fmt="o",
                     ms=5,
                     capsize=3,
-                    color=BASELINE if row.kind == "baseline" else MODEL,
+                    color=MODEL if row.kind == "model" else BASELINE,
                 )
             axis.set_title(metric, fontsize=10)
             axis.set_xlim(left=min(0, axis.get_xlim()[0]))

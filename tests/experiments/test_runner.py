@@ -6,9 +6,9 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
+from r2genkit.corpora.mesh import FINDING_TYPES
 from r2genkit.errors import KitError
 from r2genkit.experiments import read_rows, read_run, run
-from r2genkit.experiments.runner import swapped_reports
 from r2genkit.training.checkpoints import Checkpoints
 
 TINY = (
@@ -55,6 +55,10 @@ def test_one_run_leaves_a_complete_row_and_its_files():
     assert {"recipe.json", "vocabulary.json", "predictions.json", "row.json"} <= names
     assert result.row.metrics["METEOR"].value is None and result.row.metrics["METEOR"].reason
     assert result.row.constant_difference and result.row.swap_difference
+    assert result.row.swap["METEOR"].value is None and result.row.swap["BLEU-1"].value is not None
+    subsets = result.row.subsets
+    assert subsets["normal"].studies + subsets["abnormal"].studies == 12
+    assert set(result.row.findings) == set(FINDING_TYPES)
     assert len(result.history) == 2
 
 
@@ -135,6 +139,11 @@ def test_baselines_run_through_the_same_door(name):
         assert row.distinct_percent == pytest.approx(100 / 12) and row.constant_difference is None
 
 
+def test_the_oracle_row_is_marked_as_one():
+    row = run("02_finding_oracle", profile="smoke", overrides=TINY_BASELINE, progress=False).row
+    assert row.kind == "oracle" and row.selected_on == "true findings of the test studies"
+
+
 def test_test_reports_never_reach_training_or_fitting(monkeypatch):
     """Changing every test report changes the scores and nothing that was written."""
     before = tiny_run("02_constant")
@@ -153,14 +162,6 @@ def test_test_reports_never_reach_training_or_fitting(monkeypatch):
     after = tiny_run("02_constant", fresh=True)
     assert after.hypotheses == before.hypotheses
     assert after.row.metrics["BLEU-1"].value != before.row.metrics["BLEU-1"].value
-
-
-def test_swapping_gives_every_study_another_ones_report():
-    reports = {f"s{i}": f"report {i}" for i in range(9)}
-    swapped = swapped_reports(reports, seed=0)
-    assert sorted(swapped.values()) == sorted(reports.values())
-    assert all(swapped[key] != reports[key] for key in reports)
-    assert swapped == swapped_reports(reports, seed=0)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

@@ -3,19 +3,22 @@ import csv
 import pytest
 
 from r2genkit.errors import KitError
-from r2genkit.experiments.results import METRICS, make_row
+from r2genkit.experiments.results import make_row
 from r2genkit.experiments.tables import (
     caption,
+    constant_table,
     group_rows,
     results_table,
+    subset_table,
     write_all_tables,
 )
+from r2genkit.metrics import ALL_METRICS
 from tests.rows import row_content
 
 
 def make(value=0.5, **changes):
     score = {"value": value, "low": value - 0.1, "high": value + 0.1}
-    return make_row(row_content(metrics={name: dict(score) for name in METRICS}, **changes))
+    return make_row(row_content(metrics={name: dict(score) for name in ALL_METRICS}, **changes))
 
 
 def test_baselines_come_first_and_values_carry_their_interval():
@@ -54,7 +57,8 @@ def test_a_metric_that_did_not_run_is_named_not_zero():
 
 
 def test_three_formats_agree(tmp_path):
-    (name, provenance) = write_all_tables([make()], folder=tmp_path)
+    name, subsets, provenance = write_all_tables([make()], folder=tmp_path)
+    assert subsets == f"{name}_subsets"  # no difference to a constant, no table of them
     markdown = (tmp_path / f"{name}.md").read_text()
     with (tmp_path / f"{name}.csv").open() as file:
         (line,) = list(csv.DictReader(file))
@@ -65,3 +69,21 @@ def test_three_formats_agree(tmp_path):
     assert r".500 $\pm$ .100" in latex and r"distinct \%" in latex
     assert "r2genkit train" in (tmp_path / f"{provenance}.md").read_text()
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_subsets_stand_below_one_another_with_their_number_of_studies():
+    table = subset_table([make(0.2, seed=0), make(0.4, seed=1)])
+    assert list(table["subset"]) == ["normal", "abnormal"]
+    assert list(table["studies"]) == [1, 2]
+    assert set(ALL_METRICS) < set(table)
+
+
+def test_the_constant_table_leaves_the_constant_out_and_gives_verdicts():
+    difference = {"value": 0.1, "low": 0.05, "high": 0.15, "verdict": "above"}
+    rows = [
+        make(run="02_constant", title="constant", kind="baseline", order=10),
+        make(constant_difference={"CIDEr": difference}),
+    ]
+    table = constant_table(rows)
+    assert list(table["system"]) == ["Show and Tell"]
+    assert table["CIDEr"][0] == ".100 [.050, .150] above" and table["BLEU-1"][0] == "-"

@@ -17,6 +17,7 @@ from r2genkit.metrics.baselines import (
     BestSingleReport,
     ConstantTemplate,
     CorpusBLEU,
+    FindingOracle,
     MemorisationOracle,
     MostFrequentReport,
     NearestImage,
@@ -180,3 +181,66 @@ def test_constant_and_oracle_on_the_r2gen_split(r2gen):
     assert found["BLEU-4"] >= 0.175  # R2Gen's own paper reports .165 on this split
     memory = score_nlg(oracle.predict(r2gen["test"]), r2gen["test"], meteor=False).corpus
     assert memory["BLEU-4"] == pytest.approx(0.51, abs=0.02)
+
+
+def oracle():
+    train = {
+        "a": "the lungs are clear .",
+        "b": "clear lungs . normal heart .",
+        "c": "the lungs are clear . normal heart .",
+        "d": "left effusion .",
+        "e": "small right effusion .",
+        "f": "the heart is large . left effusion .",
+    }
+    findings = {
+        **dict.fromkeys("abc", ()),
+        "d": ["effusion", "effusion/left"],
+        "e": ["effusion", "effusion/right", "effusion/small"],
+        "f": ["effusion", "effusion/left", "cardiomegaly"],
+        "normal": [],
+        "right": ["effusion", "effusion/right"],
+        "large": ["cardiomegaly"],
+        "other": ["nodule"],
+    }
+    return train, findings, FindingOracle(findings).fit(train, {})
+
+
+def test_the_finding_oracle_copies_the_report_with_the_nearest_findings():
+    train, _, fitted = oracle()
+    said = fitted.predict(["normal", "right", "large"])
+    assert said["normal"] == train["c"]  # the most typical of three normal reports
+    assert said["right"] == train["e"]  # same type, nearest description
+    assert said["large"] == train["f"]  # half right beats nothing right
+
+
+def test_the_finding_oracle_agrees_with_plain_set_arithmetic():
+    train, findings, fitted = oracle()
+
+    def f1(first, second):
+        return 2 * len(first & second) / (len(first) + len(second)) if first or second else 1.0
+
+    def best(study):
+        known = set(findings[study])
+        types = {name for name in known if "/" not in name}
+        scores = {
+            other: (
+                f1(types, {n for n in findings[other] if "/" not in n}),
+                f1(known, {*findings[other]}),
+            )
+            for other in train
+        }
+        top = max(scores.values())
+        return {train[other] for other, score in scores.items() if score == top}
+
+    for study, text in fitted.predict(["normal", "right", "large", "other"]).items():
+        assert text in best(study)
+
+
+def test_the_finding_oracle_needs_findings():
+    with pytest.raises(KitError, match="true findings of every study"):
+        FindingOracle({})
+    _, _, fitted = oracle()
+    with pytest.raises(KitError, match="no findings for study x"):
+        fitted.predict(["x"])
+    with pytest.raises(KitError, match="was not fitted"):
+        FindingOracle({"a": []}).predict(["a"])

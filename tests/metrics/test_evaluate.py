@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 
 from r2genkit.errors import KitError
-from r2genkit.metrics import ALL_METRICS, METRICS, evaluate_reports, score_nlg
-from r2genkit.metrics.uncertainty import ABOVE, BELOW, SAME
+from r2genkit.metrics import ALL_METRICS, METRICS, evaluate_reports, mean_scores, score_nlg
+from r2genkit.metrics.uncertainty import (
+    ABOVE,
+    BELOW,
+    SAME,
+    bootstrap,
+    percentile_interval,
+    resample_weights,
+)
 
 SENTENCES = [
     "the heart is normal in size .",
@@ -84,7 +91,6 @@ def test_subsets_are_scored_on_their_own_studies(evaluation):
     assert evaluation.subsets["seen"]["studies"] + evaluation.subsets["unseen"]["studies"] == len(
         REFERENCES
     )
-    assert evaluation.extra["BLEU-4 (normal)"] == subset["metrics"]["BLEU-4"]
 
 
 def test_json_ready(evaluation):
@@ -129,6 +135,49 @@ def test_what_cannot_be_compared(evaluation):
         evaluation.compare(other)
 
 
+def test_mean_of_scores_averages_values_and_every_resample():
+    evaluation, other = (
+        evaluate_reports(reports(draw), REFERENCES, meteor=False, bootstrap=200) for draw in (1, 3)
+    )
+    mean = mean_scores([evaluation, other])
+    for name, value in mean.metrics.items():
+        expected = (evaluation.metrics[name] + other.metrics[name]) / 2
+        assert value == pytest.approx(expected, nan_ok=True)
+    weights = resample_weights(len(mean.studies), resamples=200, seed=0)
+    sides = [bootstrap(list(one._additives), weights) for one in (evaluation, other)]
+    low, high = percentile_interval((sides[0]["BLEU-4"] + sides[1]["BLEU-4"]) / 2)
+    assert mean.intervals["BLEU-4"] == pytest.approx((low, high))
+    apart = [evaluation.compare(one)["CIDEr"].value for one in (evaluation, other)]
+    assert evaluation.compare(mean)["CIDEr"].value == pytest.approx(np.mean(apart))
+    alone = mean_scores([evaluation])
+    assert alone.metrics == pytest.approx(evaluation.metrics, nan_ok=True)
+    assert alone.compare(evaluation)["BLEU-4"].high == pytest.approx(0, abs=1e-12)
+
+
+def test_means_of_what_does_not_belong_together_are_refused(evaluation):
+    with pytest.raises(KitError, match="at least one"):
+        mean_scores([])
+    backward = evaluate_reports(
+        dict(reversed(reports(1).items())),
+        dict(reversed(REFERENCES.items())),
+        meteor=False,
+        bootstrap=200,
+    )
+    with pytest.raises(KitError, match="order of studies"):
+        mean_scores([evaluation, backward])
+    fewer = evaluate_reports({"s0": "x"}, {"s0": "x"}, meteor=False, bootstrap=0)
+    with pytest.raises(KitError, match="one evaluation only"):
+        mean_scores([evaluation, fewer])
+
+
+def test_normality_comes_from_the_reference_where_no_code_is_given():
+    texts = {"a": "the heart is enlarged .", "b": "the lungs are clear .", "c": "clear lungs ."}
+    found = evaluate_reports(
+        texts, texts, meteor=False, bootstrap=0, normal={"c": False, "b": None}
+    )
+    assert list(found.per_study["normal"]) == [False, True, False]
+
+
 def test_constant_against_itself_is_not_distinguishable():
     constant = dict.fromkeys(REFERENCES, CONSTANT)
     found = evaluate_reports(
@@ -139,9 +188,10 @@ def test_constant_against_itself_is_not_distinguishable():
     assert found.diversity["verbatim_in_train_percent"] == 100
 
 
-def test_no_bootstrap_no_subsets_no_positive_finding():
+def test_no_bootstrap_one_subset_no_positive_finding():
     found = evaluate_reports({"a": "clear ."}, {"a": "clear ."}, meteor=False, bootstrap=0)
-    assert found.intervals == {} and found.subsets == {} and found.coded is None
+    assert found.intervals == {} and found.coded is None
+    assert set(found.subsets) == {"normal"} and found.subsets["normal"]["intervals"] == {}
     assert math.isnan(found.metrics["finding-F1"]) and "finding-F1" in found.reasons
     assert json.dumps(found.to_dict(), allow_nan=False)
 

@@ -1,19 +1,22 @@
 import matplotlib.pyplot as plt
 import pytest
 
-from r2genkit.experiments.results import METRICS, make_row
+from r2genkit.experiments.results import make_row
+from r2genkit.metrics import ALL_METRICS
 from r2genkit.viz.results import BASELINE, MODEL, history_figure, image_use_figure, score_figure
 from tests.rows import row_content
 
 
 def row(value, **changes):
-    scores = {name: {"value": value, "low": value - 0.1, "high": value + 0.1} for name in METRICS}
+    scores = {
+        name: {"value": value, "low": value - 0.1, "high": value + 0.1} for name in ALL_METRICS
+    }
     return make_row(row_content(**{"metrics": scores, **changes}))
 
 
 @pytest.fixture
 def rows():
-    swap = {name: {"value": 0.05} for name in METRICS}
+    swap = {name: {"value": 0.05} for name in ALL_METRICS}
     return [
         row(0.4, run="02_constant", title="constant", kind="baseline", order=10),
         row(0.6, title="model", swap=swap),
@@ -43,7 +46,7 @@ def test_real_rows_are_not_tagged_synthetic(rows):
 
 
 def test_a_metric_that_did_not_run_is_written_not_drawn():
-    scores = {name: {"value": 0.5, "low": 0.4, "high": 0.6} for name in METRICS}
+    scores = {name: {"value": 0.5, "low": 0.4, "high": 0.6} for name in ALL_METRICS}
     scores["METEOR"] = {"value": None, "reason": "no Java"}
     figure = score_figure([row(0.5, metrics=scores)], metrics=("METEOR",))
     assert "not run" in texts(figure)

@@ -54,6 +54,7 @@ class FindingScores:
             or does not mention.
         sensitivity: share of abnormal studies whose hypothesis states an abnormality.
         specificity: share of normal studies whose hypothesis states none.
+        abnormal: bool ``[N]``, the truth behind sensitivity and specificity.
         counts: int ``[N, F, 3]``: true positive, false positive, false negative per study and type.
     """
 
@@ -69,6 +70,7 @@ class FindingScores:
     omission: float
     sensitivity: float
     specificity: float
+    abnormal: np.ndarray
     counts: np.ndarray
 
 
@@ -190,5 +192,6 @@ def finding_f1(
         omission=_share((asserted & unsaid).sum(), asserted.sum()),
         sensitivity=_share((abnormal & abnormal_found).sum(), abnormal.sum()),
         specificity=_share((~abnormal & ~abnormal_found).sum(), (~abnormal).sum()),
+        abnormal=abnormal,
         counts=counts,
     )
