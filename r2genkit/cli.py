@@ -33,6 +33,8 @@ data_app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 
+TextRule = typer.Option(help="Text rule for every file: none, default, r2gen, kit2018.")
+Resamples = typer.Option(min=0, help="Resamples for the intervals; 0 for none.")
 Profile = Annotated[
     str,
     typer.Option(help="Budget: smoke (minutes, numbers mean nothing), lab (laptop CPU), paper."),
@@ -239,23 +241,61 @@ def generate(
 
 @app.command()
 def score(
-    predictions: Annotated[Path, typer.Argument(help="JSON: {study id: report}.")],
-    references: Annotated[Path, typer.Argument(help="JSON: {study id: report}.")],
-    compat: Annotated[
-        str, typer.Option(help="Text rule for both sides: none, default, r2gen, kit2018.")
-    ] = "default",
-    bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals.")] = 1000,
+    predictions: Annotated[
+        Path, typer.Argument(help="JSON: {study id: report}, or a run's predictions.json.")
+    ],
+    references: Annotated[
+        Path | None, typer.Argument(help="JSON: {study id: report}; a run's file holds them.")
+    ] = None,
+    train: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON with training reports: adds seen / unseen studies and the difference to "
+            "the constant report found on them (about half a minute)."
+        ),
+    ] = None,
+    compat: Annotated[str, TextRule] = "default",
+    bootstrap: Annotated[int, Resamples] = 1000,
 ) -> None:
-    """Score any predictions file: BLEU, METEOR, ROUGE-L, CIDEr, finding-F1, with intervals."""
+    """Score any predictions file: n-gram metrics and findings, by normality, with intervals."""
     from r2genkit.experiments.scoring import score_files
 
-    _print_evaluation(score_files(predictions, references, compat=compat, bootstrap=bootstrap))
+    _print_evaluation(
+        score_files(predictions, references, train=train, compat=compat, bootstrap=bootstrap)
+    )
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of a finished run, or a predictions file.")],
+    second: Annotated[Path, typer.Argument(help="The same, for the other system.")],
+    references: Annotated[
+        Path | None, typer.Argument(help="JSON: {study id: report}, where no run gives them.")
+    ] = None,
+    compat: Annotated[str, TextRule] = "default",
+    bootstrap: Annotated[int, Resamples] = 1000,
+) -> None:
+    """Compare two systems on the same studies: paired differences with 95 % intervals."""
+    from r2genkit.experiments.scoring import compare_predictions, comparison_table
+
+    sides = compare_predictions(first, second, references, compat=compat, bootstrap=bootstrap)
+    names = _short_names(first, second)
+    _echo_table(comparison_table(*sides, names))
+    typer.echo(f"\n{len(sides[0].studies)} studies; {names[0]} = {first}, {names[1]} = {second}")
+    typer.echo(sides[0].signature)
+
+
+def _short_names(first: Path, second: Path) -> tuple[str, str]:
+    names = (first.resolve().name, second.resolve().name)
+    return names if names[0] != names[1] else ("A", "B")
 
 
 def _print_evaluation(evaluation) -> None:
-    from r2genkit.experiments.scoring import evaluation_table
+    from r2genkit.experiments.scoring import evaluation_table, rates_table
 
     _echo_table(evaluation_table(evaluation))
+    typer.echo()
+    _echo_table(rates_table(evaluation))
     typer.echo(f"\n{evaluation.signature}")
     for note in evaluation.notes:
         typer.echo(f"note: {note}")

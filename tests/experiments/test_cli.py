@@ -13,6 +13,7 @@ COMMANDS = [
     ["evaluate"],
     ["generate"],
     ["score"],
+    ["compare"],
     ["reproduce"],
     ["table"],
     *(["data", name] for name in ("list", "check", "download", "render", "audit")),
