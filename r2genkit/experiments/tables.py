@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from r2genkit.corpora.splits import PARTS
 from r2genkit.errors import KitError
 from r2genkit.experiments.results import Difference, ResultRow, Score
 from r2genkit.files import write_text
@@ -158,7 +159,7 @@ def provenance_table(rows: Sequence[ResultRow]) -> pd.DataFrame:
             "seed": row.seed,
             "corpus": row.corpus,
             "protocol": row.protocol,
-            "studies": "/".join(str(row.studies[part]) for part in row.studies),
+            "studies": "/".join(str(row.studies[part]) for part in PARTS),
             "selected on": row.selected_on,
             "epoch": "-" if row.best_epoch is None else row.best_epoch,
             "parameters": f"{row.parameters:,}",
@@ -198,7 +199,7 @@ def caption(rows: Sequence[ResultRow]) -> str:
     _one_table(rows)
     row = rows[0]
     images = "synthetic phantom radiographs, real report text" if row.synthetic else "real images"
-    counts = ", ".join(f"{row.studies[part]} {part}" for part in row.studies)
+    counts = ", ".join(f"{row.studies[part]} {part}" for part in PARTS)
     return (
         f"Corpus {row.corpus} ({images}); protocol {row.protocol}; target {row.section}; "
         f"{row.references} references; profile {row.profile}; studies: {counts}. "
