@@ -17,7 +17,13 @@ import pandas as pd
 
 from r2genkit.errors import KitError
 from r2genkit.metrics.diversity import diversity
-from r2genkit.metrics.findings import FindingScores, Policy, finding_f1
+from r2genkit.metrics.findings import (
+    AttributeScores,
+    FindingScores,
+    Policy,
+    attribute_f1,
+    finding_f1,
+)
 from r2genkit.metrics.meteor import close_meteor
 from r2genkit.metrics.nlg import (
     METRICS,
@@ -29,6 +35,7 @@ from r2genkit.metrics.nlg import (
 from r2genkit.metrics.uncertainty import (
     Additive,
     Difference,
+    additives_of_attributes,
     additives_of_findings,
     additives_of_nlg,
     bootstrap,
@@ -42,11 +49,14 @@ from r2genkit.text.sentences import normalise
 __all__ = [
     "ALL_METRICS",
     "METRICS",
+    "AttributeScores",
     "Difference",
     "Evaluation",
     "FindingScores",
     "NLGScores",
     "Scores",
+    "additives_of_attributes",
+    "attribute_f1",
     "close_meteor",
     "evaluate_reports",
     "finding_f1",

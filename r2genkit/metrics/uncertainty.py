@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from r2genkit.errors import KitError
+from r2genkit.metrics.findings.attributes import CATEGORIES
 from r2genkit.metrics.findings.scores import f1_from_counts
 from r2genkit.metrics.meteor import meteor_from_statistics
 from r2genkit.metrics.nlg import BLEU_NAMES, NLGScores, bleu_from_counts
@@ -93,6 +94,18 @@ def additives_of_nlg(scores: NLGScores) -> list[Additive]:
     return result
 
 
+def _micro(groups: int) -> Callable[[np.ndarray], np.ndarray]:
+    """F1, precision, recall ``[R, 3]`` from sums ``[R, groups * 3]`` of hits, false, missed."""
+
+    def micro(sums: np.ndarray) -> np.ndarray:
+        totals = sums.reshape(len(sums), groups, 3).sum(axis=1)
+        hit, false, missed = totals.T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.stack([f1_from_counts(totals), hit / (hit + false), hit / (hit + missed)], 1)
+
+    return micro
+
+
 def additives_of_findings(counts: np.ndarray, suffix: str = "") -> list[Additive]:
     """Micro finding-F1, its precision and recall, and macro F1 as functions of sums.
 
@@ -102,12 +115,6 @@ def additives_of_findings(counts: np.ndarray, suffix: str = "") -> list[Additive
     """
     counts = np.asarray(counts, dtype=np.float64)
     studies, types, _ = counts.shape
-
-    def micro(sums: np.ndarray) -> np.ndarray:
-        totals = sums.reshape(len(sums), types, 3).sum(axis=1)
-        hit, false, missed = totals.T
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.stack([f1_from_counts(totals), hit / (hit + false), hit / (hit + missed)], 1)
 
     def macro(sums: np.ndarray) -> np.ndarray:
         table = sums.reshape(len(sums), types, 3)
@@ -119,8 +126,29 @@ def additives_of_findings(counts: np.ndarray, suffix: str = "") -> list[Additive
     flat = counts.reshape(studies, types * 3)
     names = ("finding-F1", "finding-precision", "finding-recall")
     return [
-        Additive(tuple(name + suffix for name in names), flat, micro),
+        Additive(tuple(name + suffix for name in names), flat, _micro(types)),
         Additive(("finding-F1 macro" + suffix,), flat, macro),
+    ]
+
+
+def additives_of_attributes(counts: np.ndarray, suffix: str = "") -> list[Additive]:
+    """Micro attribute-F1 with precision and recall, and F1 per category, as functions of sums.
+
+    Args:
+        counts: ``[N, 4, 3]`` of :class:`r2genkit.metrics.findings.AttributeScores`.
+        suffix: appended to the metric names.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    studies, categories, _ = counts.shape
+
+    def by_category(sums: np.ndarray) -> np.ndarray:
+        return f1_from_counts(sums.reshape(len(sums), categories, 3))
+
+    flat = counts.reshape(studies, categories * 3)
+    names = ("attribute-F1", "attribute-precision", "attribute-recall")
+    return [
+        Additive(tuple(name + suffix for name in names), flat, _micro(categories)),
+        Additive(tuple(f"attribute-F1 {name}{suffix}" for name in CATEGORIES), flat, by_category),
     ]
 
 

@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import yaml
 
 from r2genkit.corpora.mesh import FINDING_TYPES
@@ -97,6 +98,37 @@ class Mention:
     trigger: str
     span: tuple[int, int]
     sentence_index: int = 0
+
+
+EXPLAIN_COLUMNS: tuple[str, ...] = (
+    "finding",
+    "title",
+    "label",
+    "polarity",
+    "decides",
+    "sentence",
+    "phrase",
+    "rule",
+    "trigger",
+)
+"""Columns of :meth:`FindingLabeler.explain_table`."""
+
+
+def outermost(mentions: Iterable[Mention]) -> list[Mention]:
+    """Mentions of one sentence without those inside another of equal finding and polarity.
+
+    "Degenerative changes of the spine" stays, "degenerative" inside it goes. In order of place.
+    """
+    kept: list[Mention] = []
+    for mention in sorted(mentions, key=lambda m: m.span[0] - m.span[1]):
+        if not any(
+            (mention.finding, mention.polarity) == (other.finding, other.polarity)
+            and other.span[0] <= mention.span[0]
+            and mention.span[1] <= other.span[1]
+            for other in kept
+        ):
+            kept.append(mention)
+    return sorted(kept, key=lambda m: m.span)
 
 
 @dataclass(frozen=True)
@@ -359,21 +391,38 @@ class FindingLabeler:
         Of mentions of one finding that lie within one another, with equal polarity, the longest is
         given: "degenerative changes of the spine" and not "degenerative" besides.
         """
-        result = []
-        for index, sentence in enumerate(split_sentences(clean_report(text))):
-            kept: list[Mention] = []
-            for mention in sorted(
-                self.mentions_of_sentence(sentence), key=lambda m: m.span[0] - m.span[1]
-            ):
-                if not any(
-                    (mention.finding, mention.polarity) == (other.finding, other.polarity)
-                    and other.span[0] <= mention.span[0]
-                    and mention.span[1] <= other.span[1]
-                    for other in kept
-                ):
-                    kept.append(replace(mention, sentence_index=index))
-            result += sorted(kept, key=lambda m: m.span)
-        return result
+        return [
+            replace(mention, sentence_index=index)
+            for index, sentence in enumerate(split_sentences(clean_report(text)))
+            for mention in outermost(self.mentions_of_sentence(sentence))
+        ]
+
+    def explain_table(self, text: str) -> pd.DataFrame:
+        """Why each label is what it is, one row per mention, as :meth:`explain` gives them.
+
+        Returns:
+            Columns: "finding"; "title" (plain-language name); "label" of the finding in the whole
+            report; "polarity" of this mention; "decides": whether the label follows from this
+            mention (CheXpert's aggregation: the strongest polarity wins); "sentence"; "phrase";
+            "rule" (entry of the phrase file); "trigger". Rows in the order of the text; no row for
+            a report that mentions nothing.
+        """
+        labels = self.label(text)
+        rows = [
+            {
+                "finding": mention.finding,
+                "title": self.titles[mention.finding],
+                "label": labels[mention.finding],
+                "polarity": mention.polarity,
+                "decides": mention.polarity == labels[mention.finding],
+                "sentence": mention.sentence,
+                "phrase": mention.phrase,
+                "rule": mention.rule,
+                "trigger": mention.trigger,
+            }
+            for mention in self.explain(text)
+        ]
+        return pd.DataFrame(rows, columns=EXPLAIN_COLUMNS)
 
     def abnormal(self, texts: Iterable[str], *, uncertain: bool = True) -> np.ndarray:
         """Whether each report states any abnormality.
