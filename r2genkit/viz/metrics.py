@@ -136,7 +136,7 @@ def mentions_figure(mentions: Sequence[Mention]) -> Figure:
         words = mention.sentence.split()
         places = np.cumsum([0, *(len(word) + 1 for word in words)])
         first, last = mention.span
-        trigger = _trigger_words(mention)
+        trigger = mention.trigger_words()
         for number, (place, word) in enumerate(zip(places, words)):
             inside = first <= number < last
             axis.text(
@@ -153,25 +153,6 @@ def mentions_figure(mentions: Sequence[Mention]) -> Figure:
         axis.plot([places[first], places[last] - 1], [row + 0.3] * 2, color=colour, lw=2)
         axis.text(longest + 3, row, f"{mention.finding}: {mention.polarity}", color=colour, **font)
     return figure
-
-
-def _trigger_words(mention: Mention) -> set[int]:
-    """Positions of the trigger in the sentence: the occurrence nearest to the phrase.
-
-    A phrase that is its own trigger ("heart size is normal") needs no box.
-    """
-    if not mention.trigger or mention.trigger == mention.phrase:
-        return set()
-    words, trigger = mention.sentence.split(), mention.trigger.split()
-    starts = [
-        start
-        for start in range(len(words) - len(trigger) + 1)
-        if words[start : start + len(trigger)] == trigger
-    ]
-    if not starts:
-        return set()
-    nearest = min(starts, key=lambda start: abs(start - mention.span[0]))
-    return set(range(nearest, nearest + len(trigger)))
 
 
 def ladder_figure(steps: pd.DataFrame, *, full: Mapping[str, float], synthetic: bool) -> Figure:

@@ -99,6 +99,24 @@ class Mention:
     span: tuple[int, int]
     sentence_index: int = 0
 
+    def trigger_words(self) -> set[int]:
+        """Positions of the trigger in the sentence: the occurrence nearest to the phrase.
+
+        Empty without a trigger, and for a phrase that is its own trigger ("heart size is normal").
+        """
+        if not self.trigger or self.trigger == self.phrase:
+            return set()
+        words, trigger = self.sentence.split(), self.trigger.split()
+        starts = [
+            start
+            for start in range(len(words) - len(trigger) + 1)
+            if words[start : start + len(trigger)] == trigger
+        ]
+        if not starts:
+            return set()
+        nearest = min(starts, key=lambda start: abs(start - self.span[0]))
+        return set(range(nearest, nearest + len(trigger)))
+
 
 EXPLAIN_COLUMNS: tuple[str, ...] = (
     "finding",
