@@ -1,6 +1,6 @@
 """A complete result row to vary in tests."""
 
-from r2genkit.metrics import ALL_METRICS
+from r2genkit.metrics import ALL_METRICS, CLINICAL_METRICS
 
 
 def row_content(**changes):
@@ -25,6 +25,7 @@ def row_content(**changes):
         "selected_on": "validation finding-F1",
         "best_epoch": 3,
         "metrics": {name: dict(score) for name in ALL_METRICS},
+        "clinical": {name: dict(score) for name in CLINICAL_METRICS},
         "subsets": {
             "normal": {"studies": 1, "metrics": {name: dict(score) for name in ALL_METRICS}},
             "abnormal": {"studies": 2, "metrics": {name: dict(score) for name in ALL_METRICS}},

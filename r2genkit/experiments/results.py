@@ -109,6 +109,7 @@ class ResultRow(_Strict):
     selected_on: str
     best_epoch: int | None
     metrics: dict[str, Score]
+    clinical: dict[str, Score]
     subsets: dict[Literal["normal", "abnormal", "seen", "unseen"], Subset]
     findings: dict[str, FindingCounts]
     distinct_percent: float = Field(ge=0, le=100)

@@ -48,8 +48,8 @@ from r2genkit.experiments.results import ResultRow, make_row, write_row
 from r2genkit.experiments.tagging import mean_test_auroc, prepare_tags
 from r2genkit.experiments.trained import PCA_FILE, TAGS_FOLDER, TrainedSystem, load_trained
 from r2genkit.experiments.verdict import (
-    coded_scores,
     evaluate_run,
+    row_clinical,
     row_differences,
     row_findings,
     row_scores,
@@ -305,11 +305,12 @@ def _run(
             "selected_on": outcome.selected_on,
             "best_epoch": outcome.best_epoch,
             "metrics": row_scores(evaluation),
+            "clinical": row_clinical(evaluation),
             "subsets": row_subsets(evaluation),
             "findings": row_findings(evaluation),
             "distinct_percent": evaluation.diversity["distinct_percent"],
             "verbatim_in_train_percent": evaluation.diversity["verbatim_in_train_percent"],
-            "extra": {**evaluation.extra, **coded_scores(evaluation), **outcome.extra},
+            "extra": {**evaluation.extra, **outcome.extra},
             "swap": swap,
             "swap_difference": swap_difference,
             "constant_difference": versus_constant,

@@ -17,7 +17,7 @@ from r2genkit.corpora.splits import PARTS
 from r2genkit.errors import KitError
 from r2genkit.experiments.results import Difference, ResultRow, Score
 from r2genkit.files import write_text
-from r2genkit.metrics import ALL_METRICS, METRICS
+from r2genkit.metrics import ALL_METRICS, CLINICAL_METRICS, METRICS
 from r2genkit.paths import published_csv, results_dir
 
 SUBSETS = ("normal", "abnormal", "seen", "unseen")
@@ -151,6 +151,52 @@ def constant_table(rows: Sequence[ResultRow], metrics: Sequence[str] = ALL_METRI
     return pd.DataFrame(lines)
 
 
+RATES = {
+    "hallucination": "stated findings that the reference lacks",
+    "omission": "findings of the reference that are not stated",
+    "negation flip": "denied findings that are stated",
+    "abnormal sensitivity": "abnormal studies reported abnormal",
+    "abnormal specificity": "normal studies reported normal",
+}
+"""Rates of the clinical table with their meaning."""
+
+
+def clinical_table(rows: Sequence[ResultRow]) -> pd.DataFrame:
+    """One line per run: further clinical scores, then rates.
+
+    Scores against codes, attribute agreement, and metrics of other projects ("not run" where they
+    are not installed: :func:`not_run` says why); several seeds are averaged as in
+    ``results_table``, rates plainly.
+
+    Raises:
+        KitError: rows of different corpora, protocols, sections, references or profiles.
+    """
+    _one_table(rows)
+    lines = []
+    for _, group in _aggregate(rows):
+        line = {"system": group[0].title, "seeds": len(group)}
+        line |= {
+            name: _cell([row.clinical[name] for row in group])
+            for name in CLINICAL_METRICS
+            if all(name in row.clinical for row in group)
+        }
+        for rate in RATES:
+            values = [row.extra.get(rate, np.nan) for row in group]
+            line[rate] = _number(float(np.mean(values)))
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def not_run(rows: Sequence[ResultRow]) -> list[str]:
+    """One sentence per score that some row lacks: which, and why."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        for name, score in {**row.metrics, **row.clinical}.items():
+            if score.value is None and name not in reasons.setdefault(score.reason, []):
+                reasons[score.reason].append(name)
+    return [f"Not run: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+
+
 def provenance_table(rows: Sequence[ResultRow]) -> pd.DataFrame:
     """One line per row: what was run on what, for how long, and the command that repeats it."""
     return pd.DataFrame(
@@ -256,7 +302,8 @@ def write_all_tables(rows: Sequence[ResultRow], folder: Path | None = None) -> l
     """All tables of each corpus, protocol, section and references.
 
     ``NAME`` holds the results, ``NAME_subsets`` the scores by normality and by seen text,
-    ``NAME_constant`` the differences to the constant, ``NAME_provenance`` what was run and how.
+    ``NAME_constant`` the differences to the constant, ``NAME_clinical`` further clinical scores,
+    ``NAME_provenance`` what was run and how.
 
     Returns:
         The names of the tables written.
@@ -268,6 +315,7 @@ def write_all_tables(rows: Sequence[ResultRow], folder: Path | None = None) -> l
             name: (results_table(group), about),
             f"{name}_subsets": (subset_table(group), about),
             f"{name}_constant": (constant_table(group), about),
+            f"{name}_clinical": (clinical_table(group), " ".join([about, *not_run(group)])),
             f"{name}_provenance": (provenance_table(group), ""),
         }
         for key, (table, text) in tables.items():

@@ -13,7 +13,14 @@ import numpy as np
 
 from r2genkit.experiments.data import PreparedText
 from r2genkit.experiments.recipe import Recipe
-from r2genkit.metrics import ALL_METRICS, Evaluation, Scores, evaluate_reports, mean_scores
+from r2genkit.metrics import (
+    ALL_METRICS,
+    CLINICAL_METRICS,
+    Evaluation,
+    Scores,
+    evaluate_reports,
+    mean_scores,
+)
 from r2genkit.seeds import numpy_rng
 
 
@@ -44,6 +51,7 @@ def evaluate_run(
         "meteor": recipe.scoring.meteor,
         "bootstrap": recipe.scoring.bootstrap,
         "seed": seed,
+        "external": True,
     }
     return evaluate_reports(*scored, **{**arguments, **changes})
 
@@ -87,6 +95,7 @@ def score_swapped(
                 swapped_reports(ids, seed, exchange),
                 seed,
                 meteor=False,
+                external=False,
                 train_texts=None,
             )
             for exchange in range(recipe.scoring.swap)
@@ -97,6 +106,18 @@ def score_swapped(
 def row_scores(scores: Scores, names: tuple[str, ...] = ALL_METRICS) -> dict[str, dict]:
     """Value, interval and reason by metric, as a result row holds them."""
     return _scores(scores.metrics, scores.intervals, scores.reasons, names)
+
+
+def row_clinical(evaluation: Evaluation) -> dict[str, dict]:
+    """Further clinical scores: against codes, attributes, metrics of other projects."""
+    codes = "the corpus has no codes"
+    reasons = {name: codes for name in CLINICAL_METRICS if name.endswith("(coded)")}
+    return _scores(
+        evaluation.metrics,
+        evaluation.intervals,
+        reasons | evaluation.reasons,
+        CLINICAL_METRICS,
+    )
 
 
 def row_subsets(evaluation: Evaluation) -> dict[str, dict]:
@@ -125,15 +146,6 @@ def row_findings(evaluation: Evaluation) -> dict[str, dict[str, int]]:
             "hit": int(line.tp),
         }
         for finding, line in table.iterrows()
-    }
-
-
-def coded_scores(evaluation: Evaluation) -> dict[str, float]:
-    """Finding scores against the corpus' codes (for the phantom: what was drawn)."""
-    return {
-        name: value
-        for name, value in evaluation.metrics.items()
-        if name.endswith("(coded)") and not np.isnan(value)
     }
 
 

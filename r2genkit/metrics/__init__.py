@@ -17,7 +17,9 @@ import pandas as pd
 
 from r2genkit.errors import KitError
 from r2genkit.metrics.diversity import diversity
+from r2genkit.metrics.external import EXTERNAL_COLUMNS, score_external
 from r2genkit.metrics.findings import (
+    CATEGORIES,
     AttributeScores,
     FindingScores,
     Policy,
@@ -40,6 +42,7 @@ from r2genkit.metrics.uncertainty import (
     additives_of_nlg,
     bootstrap,
     mean_additive,
+    mean_of,
     paired_difference,
     percentile_interval,
     resample_weights,
@@ -48,6 +51,7 @@ from r2genkit.text.sentences import normalise
 
 __all__ = [
     "ALL_METRICS",
+    "CLINICAL_METRICS",
     "METRICS",
     "AttributeScores",
     "Difference",
@@ -67,6 +71,17 @@ __all__ = [
 
 ALL_METRICS = (*METRICS, "finding-F1", "finding-F1 macro")
 """Column names of every table, in order; finding-F1 by itself is the micro average."""
+
+CLINICAL_METRICS = (
+    "finding-precision",
+    "finding-recall",
+    "finding-F1 (coded)",
+    "finding-F1 macro (coded)",
+    "attribute-F1",
+    *(f"attribute-F1 {category}" for category in CATEGORIES),
+    *EXTERNAL_COLUMNS,
+)
+"""Further clinical scores of a row, in the order of the clinical table."""
 
 
 def _plain(value: Any) -> Any:
@@ -99,7 +114,8 @@ class Scores:
         studies: ids, in the order of the arrays.
         metrics: value by name: the seven of ``METRICS``, "finding-F1" (micro) with
             "finding-precision", "finding-recall", "finding-F1 macro"; the same with " (coded)"
-            where codes were given.
+            where codes were given; "attribute-F1" with its precision, recall and categories; the
+            columns of :mod:`r2genkit.metrics.external` where asked for.
         intervals: (low, high) of the 95 % bootstrap interval by metric; empty without bootstrap.
         reasons: why a metric is NaN, by metric.
         references: SHA-256 of the reference texts; only scores with equal ones compare.
@@ -216,6 +232,7 @@ class Evaluation(Scores):
         diversity: see :func:`r2genkit.metrics.diversity.diversity`.
         findings: finding scores against the reference text.
         coded: finding scores against codes, or None.
+        attributes: agreement on degree, location, feature and impression of the findings.
         versus_constant: paired differences to the constant, empty if none was given.
         signature: what stands behind the numbers.
         notes: one sentence for each thing to know.
@@ -227,6 +244,7 @@ class Evaluation(Scores):
     diversity: dict[str, float]
     findings: FindingScores
     coded: FindingScores | None
+    attributes: AttributeScores
     versus_constant: dict[str, Difference]
     signature: str
     notes: tuple[str, ...]
@@ -261,6 +279,7 @@ class Evaluation(Scores):
             "diversity": self.diversity,
             "findings": findings(self.findings),
             "coded": None if self.coded is None else findings(self.coded),
+            "attributes": self.attributes.table.to_dict(orient="index"),
             "versus_constant": _describe(self.versus_constant),
             "signature": self.signature,
             "notes": list(self.notes),
@@ -306,6 +325,7 @@ def evaluate_reports(
     policy: Policy = "negative",
     reference_text: str = "full",
     timeout: float | None = None,
+    external: bool = False,
 ) -> Evaluation:
     """Score generated reports with everything the kit has.
 
@@ -330,6 +350,8 @@ def evaluate_reports(
         policy: what an uncertain finding counts as.
         reference_text: how references were cut, for the signature.
         timeout: seconds METEOR may take.
+        external: also ask the metrics of other projects that are installed
+            (:mod:`r2genkit.metrics.external`); the others are NaN with a reason.
 
     Raises:
         KitError: ids of hypotheses and references differ.
@@ -349,11 +371,20 @@ def evaluate_reports(
     if coded is not None:
         against_codes = finding_f1(written, wanted, policy=policy, normal=normal, coded=coded)
         additives += additives_of_findings(against_codes.counts, " (coded)")
+    attributes = attribute_f1(written, wanted, policy=policy)
+    additives += additives_of_attributes(attributes.counts)
+    others = score_external(written, wanted) if external else {}
+    additives += [
+        mean_of(name, score.per_study)
+        for name, score in others.items()
+        if score.per_study is not None
+    ]
     ones = np.ones((1, len(studies)))
     metrics = dict(scores.corpus)
     for additive in additives:
         for name, values in additive.metrics(ones).items():
             metrics.setdefault(name, float(values[0]))
+    metrics |= {name: score.value for name, score in others.items()}
 
     per_study = scores.per_study.copy()
     per_study["finding-F1"] = findings.per_study_f1
@@ -394,8 +425,9 @@ def evaluate_reports(
     reasons = {}
     if math.isnan(metrics["METEOR"]):
         reasons["METEOR"] = next(note for note in notes if note.startswith("METEOR"))
+    reasons |= {name: score.reason for name, score in others.items() if score.reason}
     for name in metrics:
-        if name.startswith("finding") and math.isnan(metrics[name]):
+        if name.startswith(("finding", "attribute")) and math.isnan(metrics[name]):
             reasons[name] = "No study has a positive finding to divide by."
     extra = {
         "finding-F1 mean of studies": findings.mean_study_f1,
@@ -418,6 +450,7 @@ def evaluate_reports(
         diversity=diversity(hypotheses.values(), train, seed=seed),
         findings=findings,
         coded=against_codes,
+        attributes=attributes,
         versus_constant={},
         signature=f"{scores.signature}|finding-F1=micro,uncertain-{policy}",
         notes=tuple(notes),

@@ -174,6 +174,9 @@ def _hub_folder() -> Path:
 
 
 def _no_weights(package: str, path: Path) -> _Unavailable:
+    # Reasons go into result rows: they name no home folder.
+    if path.is_relative_to(Path.home()):
+        path = Path("~") / path.relative_to(Path.home())
     return _Unavailable(
         f"weights of {package} are not on this machine ({path} is missing): use the package once "
         "outside the kit, see r2genkit.metrics.external"
@@ -279,6 +282,9 @@ _METRICS: dict[str, _Metric] = {
 
 EXTERNAL_METRICS: tuple[str, ...] = tuple(_METRICS)
 """Names that :func:`score_external` knows."""
+
+EXTERNAL_COLUMNS: tuple[str, ...] = tuple(c for m in _METRICS.values() for c in m.columns)
+"""Columns that they give together."""
 
 
 def available() -> dict[str, str]:

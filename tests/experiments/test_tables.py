@@ -6,8 +6,10 @@ from r2genkit.errors import KitError
 from r2genkit.experiments.results import make_row
 from r2genkit.experiments.tables import (
     caption,
+    clinical_table,
     constant_table,
     group_rows,
+    not_run,
     results_table,
     subset_table,
     write_all_tables,
@@ -57,8 +59,9 @@ def test_a_metric_that_did_not_run_is_named_not_zero():
 
 
 def test_three_formats_agree(tmp_path):
-    name, subsets, provenance = write_all_tables([make()], folder=tmp_path)
-    assert subsets == f"{name}_subsets"  # no difference to a constant, no table of them
+    name, subsets, clinical, provenance = write_all_tables([make()], folder=tmp_path)
+    assert subsets == f"{name}_subsets" and clinical == f"{name}_clinical"
+    # no difference to a constant, no table of them
     markdown = (tmp_path / f"{name}.md").read_text()
     with (tmp_path / f"{name}.csv").open() as file:
         (line,) = list(csv.DictReader(file))
@@ -87,3 +90,16 @@ def test_the_constant_table_leaves_the_constant_out_and_gives_verdicts():
     table = constant_table(rows)
     assert list(table["system"]) == ["Show and Tell"]
     assert table["CIDEr"][0] == ".100 [.050, .150] above" and table["BLEU-1"][0] == "-"
+
+
+def test_what_other_projects_measure_is_not_run_with_its_reason():
+    clinical = row_content()["clinical"]
+    clinical["RadGraph-F1"] = {"value": None, "reason": "package radgraph is not installed."}
+    row = make(clinical=clinical, extra={"hallucination": 0.25})
+    table = clinical_table([row, make(seed=1)])
+    assert table["RadGraph-F1"][0] == "not run"
+    assert table["attribute-F1 degree"][0] == ".500 ± .000 (SD)"
+    assert clinical_table([row])["hallucination"][0] == ".250"
+    (reason,) = not_run([row, row])
+    assert reason == "Not run: RadGraph-F1: package radgraph is not installed."
+    assert not_run([make()]) == []

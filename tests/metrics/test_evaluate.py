@@ -8,6 +8,7 @@ import pytest
 
 from r2genkit.errors import KitError
 from r2genkit.metrics import ALL_METRICS, METRICS, evaluate_reports, mean_scores, score_nlg
+from r2genkit.metrics.external import EXTERNAL_COLUMNS
 from r2genkit.metrics.uncertainty import (
     ABOVE,
     BELOW,
@@ -57,6 +58,9 @@ def test_everything_is_there(evaluation):
     assert set(ALL_METRICS) <= set(evaluation.metrics)
     assert set(evaluation.metrics) - {"METEOR"} == set(evaluation.intervals)
     for name, (low, high) in evaluation.intervals.items():
+        if math.isnan(evaluation.metrics[name]):
+            assert math.isnan(low) and math.isnan(high) and evaluation.reasons[name], name
+            continue
         assert low <= evaluation.metrics[name] <= high, name
     assert math.isnan(evaluation.metrics["METEOR"])
     assert "skipped" in evaluation.reasons["METEOR"]
@@ -176,6 +180,16 @@ def test_normality_comes_from_the_reference_where_no_code_is_given():
         texts, texts, meteor=False, bootstrap=0, normal={"c": False, "b": None}
     )
     assert list(found.per_study["normal"]) == [False, True, False]
+
+
+def test_metrics_of_other_projects_have_a_value_or_a_reason():
+    texts = {"a": "small left effusion .", "b": "the lungs are clear ."}
+    found = evaluate_reports(texts, texts, meteor=False, bootstrap=10, external=True)
+    for name in EXTERNAL_COLUMNS:
+        assert math.isnan(found.metrics[name]) == (name in found.reasons), name
+    plain = evaluate_reports(texts, texts, meteor=False, bootstrap=10)
+    assert not set(EXTERNAL_COLUMNS) & set(plain.metrics)
+    assert plain.metrics["attribute-F1"] == plain.metrics["attribute-F1 location"] == 1
 
 
 def test_constant_against_itself_is_not_distinguishable():
