@@ -1,4 +1,4 @@
-"""Speed of the metrics on one core: labeler, bootstrap, constant search, whole evaluation.
+"""Speed of the metrics on one core: labeler, attributes, bootstrap, constant, whole evaluation.
 
     OMP_NUM_THREADS=1 python benchmarks/bench_metrics.py
 
@@ -15,7 +15,7 @@ import numpy as np
 from r2genkit.corpora.openi import read_openi
 from r2genkit.metrics import close_meteor, evaluate_reports, score_nlg, truncated_references
 from r2genkit.metrics.baselines import ConstantTemplate, RandomReport
-from r2genkit.metrics.findings import FindingLabeler, finding_f1
+from r2genkit.metrics.findings import AttributeFinder, FindingLabeler, finding_f1
 from r2genkit.metrics.uncertainty import (
     additives_of_findings,
     additives_of_nlg,
@@ -56,6 +56,19 @@ def main():
             lambda: labeler.label_matrix(reports),
             (len(reports), "reports"),
         )
+
+    finder = AttributeFinder(labeler=labeler)
+    for run in ("first pass", "again"):
+        timed(
+            f"attributes of {len(reports)} raw reports, {run}",
+            lambda: [finder.attributes(report) for report in reports],
+            (len(reports), "reports"),
+        )
+    timed(
+        f"keywords of {len(reports)} raw reports",
+        lambda: [finder.keywords(report) for report in reports],
+        (len(reports), "reports"),
+    )
 
     systems = [RandomReport(seed).fit(train, {}).predict(test) for seed in (0, 1)]
     timed(

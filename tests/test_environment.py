@@ -50,6 +50,7 @@ def test_every_import_is_declared():
     import sys
 
     import_names = {
+        "ipython": "IPython",
         "pillow": "PIL",
         "pyyaml": "yaml",
         "scikit-learn": "sklearn",

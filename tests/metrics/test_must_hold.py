@@ -97,10 +97,11 @@ def test_order_of_studies_changes_no_score(hypotheses, references):
         assert value == pytest.approx(difference.value, rel=1e-12, nan_ok=True), name
     pd.testing.assert_frame_equal(second.per_study.loc[ids], first.per_study)
     pd.testing.assert_frame_equal(second.findings.classes, first.findings.classes)
-    # Self-BLEU compares a seeded sample of pairs; all other diversity figures are exact.
+    # Self-BLEU compares a seeded sample of pairs, so another order gives another sample; all other
+    # diversity figures are exact.
     for name, value in first.diversity.items():
-        if "self" not in name:
-            assert second.diversity[name] == pytest.approx(value, nan_ok=True), name
+        tolerance = 0.02 if name == "self_bleu" else 1e-12
+        assert second.diversity[name] == pytest.approx(value, abs=tolerance, nan_ok=True), name
     assert first.references == second.references
 
 

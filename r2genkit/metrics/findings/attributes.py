@@ -1,10 +1,11 @@
 """Attributes of findings: do two reports agree on how much, where and what kind?
 
-After FORTE (Li et al. 2025, BrainGPT): keywords in four categories, *degree*, *location*,
-*feature*, *impression*, compared by F1. FORTE looks for keywords anywhere in the report. Here a
-keyword counts only for the finding it describes, and only where that finding is affirmed: "no large
-effusion" holds no "large". :func:`keyword_f1` is the plain substring matching, kept to show the
-difference (:func:`r2genkit.metrics.findings.inversion.inversion_table`).
+After FORTE (Li et al. 2025, BrainGPT): keywords in four categories, *degree*, *location* (there
+"landmark"), *feature*, *impression*, compared by F1. FORTE's released code looks for keywords as
+substrings of a text, whatever they describe. Here a keyword counts only for the finding it
+describes, and only where that finding is affirmed: "no large effusion" holds no "large".
+:func:`keyword_f1` is the plain substring matching, kept to show the difference
+(:func:`r2genkit.metrics.findings.inversion.inversion_table`).
 
 Words are data (``attributes.yaml``), mentions of findings are those of the labeler. **Which mention
 does an attribute describe?**
@@ -29,7 +30,9 @@ does an attribute describe?**
 A report is the *set* of its (finding, polarity, category, attribute) tuples with an affirmed
 finding. Scores are micro precision, recall and F1 over these sets; the counts add over studies.
 
-Not from the paper: finding and polarity in the tuples, whole words, the word lists for the chest.
+Not from the paper: finding and polarity in the tuples, whole words, micro counts over whole reports
+(FORTE pairs sentences and averages), and the word lists. FORTE has "no" as a keyword of degree and
+a "negation removal" that drops sentence pairs with it; neither is needed here.
 """
 
 from __future__ import annotations
@@ -160,6 +163,10 @@ class AttributeFinder:
         path: another attribute file of the same form, for experiments.
         labeler: finding rules other than the kit's.
 
+    Attributes:
+        labeler: the finding rules in use.
+        words: the words of each (category, attribute), as in the file.
+
     Raises:
         KitError: the file has an unknown or missing key, a finding type that does not exist, or an
             entry that is no list of words.
@@ -170,13 +177,16 @@ class AttributeFinder:
         content = _load(Path(path), self.labeler.findings)
         # First word of an entry -> its entries, longest first.
         self._entries: dict[str, list[tuple[tuple[str, ...], str, str]]] = {}
-        self.substrings: dict[tuple[str, str], tuple[str, ...]] = {}
+        self.words: dict[tuple[str, str], tuple[str, ...]] = {}
         for category in CATEGORIES:
             for attribute, texts in content[category].items():
-                self.substrings[category, attribute] = tuple(texts)
+                self.words[category, attribute] = tuple(texts)
                 for text in texts:
                     words = tuple(text.split())
                     self._entries.setdefault(words[0], []).append((words, category, attribute))
+        self._substrings = {
+            key: [f" {text}" for text in texts] for key, texts in self.words.items()
+        }
         for entries in self._entries.values():
             entries.sort(key=lambda entry: -len(entry[0]))
         self._implied = {f: frozenset(names) for f, names in content["implied"].items()}
@@ -346,11 +356,12 @@ class AttributeFinder:
     def keywords(self, text: str) -> frozenset[tuple[str, str]]:
         """(category, attribute) of every keyword that occurs anywhere in a report as a substring.
 
-        No finding, no polarity, no word boundaries: "no large effusion" holds "large".
+        As in FORTE's released code a match starts at a word but may end within one. No finding, no
+        polarity: "no large effusion" holds "large".
         """
-        text = " ".join(clean_report(text).replace("-", " ").split())
+        text = f" {' '.join(clean_report(text).replace('-', ' ').split())} "
         return frozenset(
-            key for key, texts in self.substrings.items() if any(part in text for part in texts)
+            key for key, parts in self._substrings.items() if any(part in text for part in parts)
         )
 
 
@@ -462,9 +473,9 @@ def keyword_f1(
 ) -> AttributeScores:
     """The same words matched as plain substrings, whatever they describe, affirmed or denied.
 
-    What FORTE's keyword matching does (Li et al. 2025), with the kit's words and micro counts so
-    that it can be set beside :func:`attribute_f1`. For demonstrations, not for results: it cannot
-    tell a report from its inversion.
+    FORTE's keyword matching (Li et al. 2025, released code), but with the kit's words, on whole
+    reports and with micro counts, so that it can be set beside :func:`attribute_f1`. For
+    demonstrations, not for results: it cannot tell a report from its inversion.
 
     Args:
         hypotheses: generated report by study id.

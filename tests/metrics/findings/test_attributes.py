@@ -171,6 +171,7 @@ def test_substrings_see_neither_finding_nor_polarity_nor_words():
     finder = default_attribute_finder()
     assert finder.keywords("No large effusion.") == {("degree", "large")}
     assert ("impression", "scarring") in finder.keywords("Scarce markings.")
+    assert finder.keywords("Cleft.") == frozenset()  # but a match starts at a word
     inverted = {"a": "No mild cardiomegaly. No small left effusion."}
     reference = {"a": REFERENCES["a"]}
     assert keyword_f1(inverted, reference).micro["f1"] == 1
@@ -303,7 +304,7 @@ def test_attribute_file_is_checked(tmp_path):
 
 def test_every_entry_can_be_read():
     finder = default_attribute_finder()
-    for (category, attribute), texts in finder.substrings.items():
+    for (category, attribute), texts in finder.words.items():
         for text in texts:
             found = {
                 (m.category, m.attribute)
