@@ -111,7 +111,7 @@ class Scores:
     """Metrics of one system on one set of studies, with what it takes to compare it with another.
 
     Attributes:
-        studies: ids, in the order of the arrays.
+        studies: ids, sorted; the order of all arrays.
         metrics: value by name: the seven of ``METRICS``, "finding-F1" (micro) with
             "finding-precision", "finding-recall", "finding-F1 macro"; the same with " (coded)"
             where codes were given; "attribute-F1" with its precision, recall and categories; the
@@ -132,7 +132,7 @@ class Scores:
     _additives: tuple[Additive, ...] = field(repr=False)
 
     def _check_comparable(self, other: Scores) -> None:
-        if set(self.studies) != set(other.studies):
+        if self.studies != other.studies:
             odd = sorted(set(self.studies) ^ set(other.studies))
             raise KitError(
                 f"Cannot compare: {len(odd)} studies are in one evaluation only "
@@ -163,11 +163,9 @@ class Scores:
             resamples=self.resamples or 1000,
             seed=self.seed if seed is None else seed,
         )
-        place = {study: column for column, study in enumerate(self.studies)}
-        theirs = weights[:, [place[study] for study in other.studies]]
         return paired_difference(
             bootstrap(list(self._additives), weights),
-            bootstrap(list(other._additives), theirs),
+            bootstrap(list(other._additives), weights),
             self.metrics,
             other.metrics,
             level=level,
@@ -181,7 +179,7 @@ def mean_scores(several: Sequence[Scores]) -> Scores:
     mean is therefore that of the average draw, not of one lucky or unlucky draw.
 
     Args:
-        several: scores with the same studies, in the same order, and the same references.
+        several: scores with the same studies, references and metrics.
 
     Raises:
         KitError: none given, or studies, references or metrics differ.
@@ -191,10 +189,8 @@ def mean_scores(several: Sequence[Scores]) -> Scores:
     first = several[0]
     for other in several[1:]:
         first._check_comparable(other)
-        if other.studies != first.studies or set(other.metrics) != set(first.metrics):
-            raise KitError(
-                "Cannot average: order of studies or metrics differ: score all in the same way."
-            )
+        if set(other.metrics) != set(first.metrics):
+            raise KitError("Cannot average: the metrics differ: score all with the same options.")
     additives = tuple(
         mean_additive(same) for same in zip(*(scores._additives for scores in several))
     )
@@ -356,14 +352,17 @@ def evaluate_reports(
     Raises:
         KitError: ids of hypotheses and references differ.
     """
-    studies = check_pairs(hypotheses, references)
+    # Resamples and sampled pairs go by position: sorted, no score depends on the order given.
+    studies = tuple(sorted(check_pairs(hypotheses, references)))
     hypotheses = {study: hypotheses[study] for study in studies}
+    references = {study: references[study] for study in studies}
     scores = score_nlg(
         hypotheses, references, meteor=meteor, reference_text=reference_text, timeout=timeout
     )
     written, wanted = (hypotheses, references) if label_texts is None else label_texts
     if label_texts is not None:
         check_pairs(written, references)
+        written = {study: written[study] for study in studies}
         wanted = {study: wanted[study] for study in studies if study in wanted}
     findings = finding_f1(written, wanted, policy=policy, normal=normal)
     against_codes = None

@@ -64,7 +64,7 @@ def test_everything_is_there(evaluation):
         assert low <= evaluation.metrics[name] <= high, name
     assert math.isnan(evaluation.metrics["METEOR"])
     assert "skipped" in evaluation.reasons["METEOR"]
-    assert list(evaluation.per_study.index) == list(REFERENCES)
+    assert list(evaluation.per_study.index) == sorted(REFERENCES)
     assert {*METRICS, "finding-F1", "words", "normal", "seen"} == set(evaluation.per_study)
     assert evaluation.extra["omission"] == evaluation.findings.omission
     assert evaluation.metrics["finding-recall (coded)"] == evaluation.coded.micro["recall"]
@@ -75,7 +75,7 @@ def test_values_are_those_of_the_parts(evaluation):
     scores = score_nlg(reports(1), REFERENCES, meteor=False)
     for name in METRICS:
         if name != "METEOR":
-            assert evaluation.metrics[name] == scores.corpus[name]
+            assert evaluation.metrics[name] == pytest.approx(scores.corpus[name], rel=1e-12)
     assert evaluation.metrics["finding-F1"] == pytest.approx(evaluation.findings.micro["f1"])
     assert evaluation.metrics["finding-F1 macro"] == pytest.approx(evaluation.findings.macro_f1)
 
@@ -161,14 +161,9 @@ def test_mean_of_scores_averages_values_and_every_resample():
 def test_means_of_what_does_not_belong_together_are_refused(evaluation):
     with pytest.raises(KitError, match="at least one"):
         mean_scores([])
-    backward = evaluate_reports(
-        dict(reversed(reports(1).items())),
-        dict(reversed(REFERENCES.items())),
-        meteor=False,
-        bootstrap=200,
-    )
-    with pytest.raises(KitError, match="order of studies"):
-        mean_scores([evaluation, backward])
+    plain = evaluate_reports(reports(1), REFERENCES, meteor=False, bootstrap=200)
+    with pytest.raises(KitError, match="the metrics differ"):
+        mean_scores([evaluation, plain])  # one of them has scores against codes
     fewer = evaluate_reports({"s0": "x"}, {"s0": "x"}, meteor=False, bootstrap=0)
     with pytest.raises(KitError, match="one evaluation only"):
         mean_scores([evaluation, fewer])
