@@ -142,31 +142,38 @@ def run(
     """
     recipe = load_recipe(name, profile=profile, corpus=corpus, overrides=tuple(overrides))
     data_dir = None if data_dir is None else Path(data_dir).expanduser()
-    folder = run_folder(recipe, profile, seed)
     command = _command(name, profile, corpus, seed, overrides, data_dir)
-    view = _Progress(progress, tensorboard)
-    _complete(recipe, profile, seed, folder, data_dir, command, view, fresh=fresh)
-    result = read_run(folder, data_dir=data_dir)
+    job = _Job(recipe, profile, seed, data_dir, command, progress, tensorboard)
+    _complete(job, fresh=fresh)
+    result = read_run(job.folder, data_dir=data_dir)
     # Written again for a finished run, too: the results file may have been removed meanwhile.
     write_row(result.row)
     return result
 
 
-def _complete(
-    recipe: Recipe,
-    profile: str,
-    seed: int,
-    folder: Path,
-    data_dir: Path | None,
-    command: str,
-    progress: _Progress,
-    *,
-    fresh: bool = False,
-) -> None:
-    """See to it that the folder holds a finished run.
+@dataclass(frozen=True)
+class _Job:
+    """One run to be done: everything that decides its row, and what it shows while it works."""
+
+    recipe: Recipe
+    profile: str
+    seed: int
+    data_dir: Path | None
+    command: str
+    bars: bool = False
+    tensorboard: bool = False
+
+    @property
+    def folder(self) -> Path:
+        return run_folder(self.recipe, self.profile, self.seed)
+
+
+def _complete(job: _Job, *, fresh: bool = False) -> None:
+    """See to it that the job's folder holds a finished run.
 
     Notebooks side by side may ask for the same run: the lock lets one work, the other then reads.
     """
+    folder = job.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if (folder / "row.json").is_file() and not fresh:
@@ -174,8 +181,8 @@ def _complete(
         if fresh and folder.is_dir():
             _empty(folder)
         folder.mkdir(exist_ok=True)
-        with _threads(recipe.threads):
-            _run(recipe, profile, seed, folder, data_dir, command, progress)
+        with _threads(job.recipe.threads):
+            _run(job)
 
 
 def read_run(folder: Path, *, data_dir: Path | None = None) -> RunResult:
@@ -233,14 +240,6 @@ def _command(name, profile, corpus, seed, overrides, data_dir) -> str:
     return shlex.join(words)
 
 
-@dataclass(frozen=True)
-class _Progress:
-    """What a run shows while it works; decides no number."""
-
-    bars: bool
-    tensorboard: bool = False
-
-
 @dataclass
 class _Outcome:
     """What training or fitting gives: test reports and how they came about."""
@@ -256,22 +255,15 @@ class _Outcome:
     notes: tuple[str, ...] = ()
 
 
-def _run(
-    recipe: Recipe,
-    profile: str,
-    seed: int,
-    folder: Path,
-    data_dir: Path | None,
-    command: str,
-    progress: _Progress,
-) -> None:
+def _run(job: _Job) -> None:
     start = time.perf_counter()
+    recipe, seed, folder = job.recipe, job.seed, job.folder
     with PeakMemory() as memory:
-        text = prepare_text(recipe.data, recipe.text, data_dir)
+        text = prepare_text(recipe.data, recipe.text, job.data_dir)
         write_json(folder / "recipe.json", recipe.model_dump(mode="json"), indent=1)
         text.vocabulary.save(folder / "vocabulary.json")
         make = _baseline if recipe.baseline else _train
-        outcome = make(recipe, text, seed, folder, data_dir, progress)
+        outcome = make(job, text)
     references = {key: text.references[key] for key in text.split.test}
     evaluation = evaluate_run(recipe, text, outcome.hypotheses, seed)
     swap = swap_difference = versus_constant = None
@@ -279,7 +271,7 @@ def _run(
         swapped = score_swapped(recipe, text, outcome.hypotheses, seed)
         swap = row_scores(swapped)
         swap_difference = row_differences(evaluation, swapped, seed)
-    constant = _constant(recipe, profile, seed, data_dir)
+    constant = _constant(job)
     if constant is not None:
         versus_constant = row_differences(
             evaluation, evaluate_run(recipe, text, constant.hypotheses, seed), seed
@@ -296,7 +288,7 @@ def _run(
             "protocol": recipe.data.split,
             "section": recipe.data.section,
             "references": recipe.text.references,
-            "profile": profile,
+            "profile": job.profile,
             "seed": seed,
             "recipe_hash": recipe.fingerprint(),
             "code_hash": code_hash(),
@@ -318,7 +310,7 @@ def _run(
             "trainable_parameters": outcome.trainable_parameters,
             "signature": evaluation.signature,
             "notes": [*filter(None, [text.split.note]), *outcome.notes, *evaluation.notes],
-            "command": command,
+            "command": job.command,
             "measured": {
                 "train_seconds": round(outcome.train_seconds, 2),
                 "total_seconds": round(time.perf_counter() - start, 2),
@@ -339,32 +331,27 @@ def _run(
     write_json(folder / "row.json", row.model_dump(mode="json"), indent=1)
 
 
-def _constant(recipe: Recipe, profile: str, seed: int, data_dir: Path | None) -> RunResult | None:
+def _constant(job: _Job) -> RunResult | None:
     """The constant baseline on the same studies and text rules; None for that baseline itself."""
+    recipe = job.recipe
     if recipe.run == CONSTANT:
         return None
-    base = load_recipe(CONSTANT, profile=profile)
+    base = load_recipe(CONSTANT, profile=job.profile)
     same = base.model_copy(
         update={"data": recipe.data, "text": recipe.text, "scoring": recipe.scoring}
     )
-    folder = run_folder(same, profile, seed)
-    command = _command(CONSTANT, profile, recipe.data.corpus, seed, (), data_dir)
-    _complete(same, profile, seed, folder, data_dir, command, _Progress(bars=False))
-    return read_run(folder, data_dir=data_dir)
+    command = _command(CONSTANT, job.profile, recipe.data.corpus, job.seed, (), job.data_dir)
+    constant = _Job(same, job.profile, job.seed, job.data_dir, command)
+    _complete(constant)
+    return read_run(constant.folder, data_dir=job.data_dir)
 
 
-def _baseline(
-    recipe: Recipe,
-    text: PreparedText,
-    seed: int,
-    folder: Path,
-    data_dir: Path | None,
-    progress: _Progress,
-) -> _Outcome:
+def _baseline(job: _Job, text: PreparedText) -> _Outcome:
+    recipe, seed = job.recipe, job.seed
     name = recipe.baseline.name
     features = None
     if needs_features(name):
-        prepared = prepare_images(recipe.data, recipe.text, recipe.encoder, data_dir, progress.bars)
+        prepared = prepare_images(recipe.data, recipe.text, recipe.encoder, job.data_dir, job.bars)
         features = prepared.features
     start = time.perf_counter()
     baseline = build_baseline(
@@ -393,18 +380,12 @@ def _kind(recipe: Recipe) -> str:
     return "oracle" if recipe.baseline.name in ORACLES else "baseline"
 
 
-def _train(
-    recipe: Recipe,
-    text: PreparedText,
-    seed: int,
-    folder: Path,
-    data_dir: Path | None,
-    progress: _Progress,
-) -> _Outcome:
-    prepared = prepare_images(recipe.data, recipe.text, recipe.encoder, data_dir, progress.bars)
+def _train(job: _Job, text: PreparedText) -> _Outcome:
+    recipe, seed, folder = job.recipe, job.seed, job.folder
+    prepared = prepare_images(recipe.data, recipe.text, recipe.encoder, job.data_dir, job.bars)
     tags = None
     if recipe.tags:
-        tags = prepare_tags(recipe.tags, text, prepared.features, seed, progress=progress.bars)
+        tags = prepare_tags(recipe.tags, text, prepared.features, seed, progress=job.bars)
         tags.save(folder / TAGS_FOLDER)
     if prepared.features is not None and prepared.features.pca is not None:
         prepared.features.pca.save(folder / PCA_FILE)
@@ -438,8 +419,8 @@ def _train(
         validate=validate,
         folder=folder,
         seed=seed,
-        progress=progress.bars,
-        tensorboard=progress.tensorboard,
+        progress=job.bars,
+        tensorboard=job.tensorboard,
         vocabulary=text.vocabulary,
     )
     reports = decode_all(
