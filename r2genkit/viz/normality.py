@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 
 from r2genkit.errors import KitError
 from r2genkit.experiments.results import ResultRow
-from r2genkit.metrics import finding_f1, score_nlg
+from r2genkit.metrics import METRICS, finding_f1, score_nlg
+from r2genkit.metrics.findings import default_labeler
 from r2genkit.metrics.uncertainty import additives_of_findings, additives_of_nlg, bootstrap
 from r2genkit.study import Study
 from r2genkit.text.sentences import split_sentences
@@ -27,7 +28,6 @@ from r2genkit.viz.results import _finish, _one_group
 PALETTE = sns.color_palette("colorblind")
 COLOURS = {"normal": PALETTE[2], "abnormal": PALETTE[3], "all": "0.35"}
 SUBSETS = ("all", "normal", "abnormal")
-KIT_METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 
 FIRST_SENTENCE = re.compile(r"(?<![0-9.])\.(?=\s)")
 TEXT_RULES = {
@@ -35,9 +35,7 @@ TEXT_RULES = {
     "no": r"\bno\b",
     "no, normal": r"\bno\b|normal",
     "no, normal, clear": r"\bno\b|normal|clear",
-    "no, normal, clear, negative, unremarkable, without": (
-        r"\bno\b|normal|clear|negative|unremarkable|without"
-    ),
+    "any of six words": (r"\bno\b|normal|clear|negative|unremarkable|without"),
 }
 """Keyword rules for a normal report: the words any one of which makes it normal."""
 
@@ -184,7 +182,7 @@ def finding_heatmap(rows: Sequence[ResultRow], least: int = 10) -> Figure:
     """Per finding and row: recall, and the share of statements that are false (in %).
 
     Grey: fewer than ``least`` studies to divide by (support for recall, statements for the false
-    share); white with a dot: none at all. The support stands beside each finding.
+    share); white with a dash: none at all. The support stands beside each finding.
 
     Raises:
         KitError: no finding occurs in these rows.
@@ -214,7 +212,7 @@ def finding_heatmap(rows: Sequence[ResultRow], least: int = 10) -> Figure:
         solid = whole >= least
         options = {"cbar": False, "linewidths": 0.6, "linecolor": "white", "ax": axis}
         text = {"annot_kws": {"fontsize": 7}, "fmt": ""}
-        marks = shares.map(lambda share: "·" if np.isnan(share) else f"{100 * share:.0f}")
+        marks = shares.map(lambda share: "–" if np.isnan(share) else f"{100 * share:.0f}")
         grey = pd.DataFrame(0.0, index=shares.index, columns=shares.columns)
         sns.heatmap(
             grey,
@@ -247,8 +245,9 @@ def finding_heatmap(rows: Sequence[ResultRow], least: int = 10) -> Figure:
         axis.set(xlabel="", ylabel="")
         axis.set_title(title, fontsize=10)
         axis.set_xticks(np.arange(len(systems)) + 0.5)
-        axis.set_xticklabels(systems, rotation=40, ha="right", fontsize=8, rotation_mode="anchor")
-    names = [f"{finding} ({count})" for finding, count in support.items()]
+        axis.set_xticklabels(systems, rotation=50, ha="right", fontsize=8, rotation_mode="anchor")
+    spoken = default_labeler().titles
+    names = [f"{spoken.get(name, name)} ({count})" for name, count in support.items()]
     axes[0].set_yticks(np.arange(len(support)) + 0.5)
     axes[0].set_yticklabels(names, rotation=0, fontsize=8)
     return _finish(figure, _one_group(rows)[0].synthetic)
@@ -347,7 +346,7 @@ def text_forms_figure(
     for axis, column, title in zip(
         axes[1:],
         ("templates %", "own commonest %"),
-        ("Sentences that are training's ten commonest", "Sentences that are its own ten commonest"),
+        ("Among training's ten commonest", "Among its own ten commonest"),
     ):
         sns.barplot(forms, x=column, ax=axis, **same)
         axis.set_title(title, fontsize=10)
@@ -473,7 +472,7 @@ def implied_share(total: float, normal: float, abnormal: float) -> float:
 
 
 def implied_shares(
-    scores: pd.DataFrame, metrics: Sequence[str] = KIT_METRICS, least: float = 0.0
+    scores: pd.DataFrame, metrics: Sequence[str] = METRICS, least: float = 0.0
 ) -> pd.Series:
     """Implied share of normal studies by metric.
 
@@ -491,7 +490,7 @@ def implied_shares(
     return pd.Series(shares, name="implied normal share")
 
 
-def row_subset_scores(row: ResultRow, metrics: Sequence[str] = KIT_METRICS) -> pd.DataFrame:
+def row_subset_scores(row: ResultRow, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
     """Scores of one row on all, normal and abnormal studies, NaN where missing.
 
     Raises:
@@ -529,8 +528,9 @@ def implied_figure(
     with sns.axes_style("whitegrid"):
         figure, axis = plt.subplots(figsize=(8.2, 0.36 * len(shares) + 1.9), layout="constrained")
     places = np.arange(len(shares))
-    for (name, values), colour, marker in zip(shares.items(), PALETTE, "osD^v"):
-        axis.scatter(values, places, color=colour, marker=marker, s=34, label=name, zorder=3)
+    steps = 0.16 * (np.arange(shares.shape[1]) - (shares.shape[1] - 1) / 2)  # side by side
+    for (name, values), step, colour in zip(shares.items(), steps, PALETTE):
+        axis.scatter(values, places + step, color=colour, s=30, label=name, zorder=3)
     for (name, share), style in zip(truth.items(), ("--", ":", "-.")):
         axis.axvline(share, color="0.3", ls=style, lw=1.2, label=name)
     axis.set_yticks(places, list(shares.index), fontsize=9)
