@@ -209,39 +209,29 @@ def finding_heatmap(rows: Sequence[ResultRow], least: int = 10) -> Figure:
             table.pivot(index="finding", columns="system", values=name).loc[support.index, systems]
             for name in (value, divisor)
         )
-        solid = whole >= least
-        options = {"cbar": False, "linewidths": 0.6, "linecolor": "white", "ax": axis}
-        text = {"annot_kws": {"fontsize": 7}, "fmt": ""}
+        thin, none = (whole < least) & (whole > 0), whole == 0
         marks = shares.map(lambda share: "–" if np.isnan(share) else f"{100 * share:.0f}")
-        grey = pd.DataFrame(0.0, index=shares.index, columns=shares.columns)
-        sns.heatmap(
-            grey,
-            mask=(solid | (whole == 0)).to_numpy(),
-            cmap=["0.85"],
-            annot=marks.to_numpy(),
-            **options,
-            **text,
+        layers = (
+            (0 * whole, thin, ["0.85"]),
+            (0 * whole, none, ["1.0"]),
+            (100 * shares, ~(thin | none), cmap),
         )
-        none = pd.DataFrame(0.0, index=shares.index, columns=shares.columns)
-        sns.heatmap(
-            none,
-            mask=(whole > 0).to_numpy(),
-            cmap=["1.0"],
-            annot=marks.to_numpy(),
-            **options,
-            **text,
-        )
-        if solid.to_numpy().any():
-            sns.heatmap(
-                100 * shares,
-                mask=~solid.to_numpy(),
-                vmin=0,
-                vmax=100,
-                cmap=cmap,
-                annot=marks.to_numpy(),
-                **options,
-                **text,
-            )
+        for values, drawn, colours in layers:
+            if drawn.to_numpy().any():
+                sns.heatmap(
+                    values,
+                    mask=~drawn.to_numpy(),
+                    annot=marks.to_numpy(),
+                    fmt="",
+                    annot_kws={"fontsize": 7},
+                    vmin=0,
+                    vmax=100,
+                    cmap=colours,
+                    cbar=False,
+                    linewidths=0.6,
+                    linecolor="white",
+                    ax=axis,
+                )
         axis.set(xlabel="", ylabel="")
         axis.set_title(title, fontsize=10)
         axis.set_xticks(np.arange(len(systems)) + 0.5)
