@@ -25,8 +25,8 @@ from r2genkit.errors import KitError
 from r2genkit.files import write_text
 from r2genkit.paths import project_root, runs_dir
 
-# The last notebook reads what the others wrote.
-_LAST = ("14",)
+# These notebooks read what the others wrote.
+_LAST = ("11", "14")
 _CELL_METADATA = ("papermill", "jupyter", "execution", "ExecuteTime", "collapsed", "scrolled")
 _NOTEBOOK_METADATA = ("papermill", "widgets")
 

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from r2genkit.errors import KitError
-from r2genkit.metrics.findings import Mention
+from r2genkit.metrics.findings import Agreement, Mention
 from r2genkit.metrics.nlg import METRICS
 
 PALETTE = sns.color_palette("colorblind")
@@ -153,6 +153,28 @@ def mentions_figure(mentions: Sequence[Mention]) -> Figure:
         axis.plot([places[first], places[last] - 1], [row + 0.3] * 2, color=colour, lw=2)
         axis.text(longest + 3, row, f"{mention.finding}: {mention.polarity}", color=colour, **font)
     return figure
+
+
+def agreement_table(agreement: Agreement) -> pd.DataFrame:
+    """Agreement of the labeler with the readers' codes, one row per finding type, commonest first.
+
+    Returns:
+        Columns support (studies with the code), labelled (studies that the labeler names),
+        precision, recall and F1; NaN where there is nothing to divide by. Types that neither side
+        ever names are left out.
+    """
+    found = agreement.table
+    table = pd.DataFrame(
+        {
+            "support": found["coded"],
+            "labelled": found["labelled"],
+            "precision": found["tp"] / found["labelled"].where(found["labelled"] > 0),
+            "recall": found["tp"] / found["coded"].where(found["coded"] > 0),
+            "F1": found["f1"],
+        }
+    )
+    table = table[table["support"] + table["labelled"] > 0]
+    return table.sort_values("support", ascending=False, kind="stable")
 
 
 def ladder_figure(steps: pd.DataFrame, *, full: Mapping[str, float], synthetic: bool) -> Figure:

@@ -287,7 +287,10 @@ def normality_figure(ratios: pd.Series, claim: float = 2.5) -> Figure:
     axis.hlines(places, 0, ratios.to_numpy(), color=GREY, lw=2, zorder=1)
     axis.scatter(ratios.to_numpy(), places, color=BLUE, s=55, zorder=2)
     for place, ratio in zip(places, ratios, strict=True):
-        axis.text(ratio + 0.05, place, f"{ratio:.2f}", va="center", fontsize=9, color=DARK)
+        axis.annotate(
+            f"{ratio:.2f}", (ratio, place), xytext=(7, 0), textcoords="offset points",
+            va="center", fontsize=9, color=DARK,
+        )  # fmt: skip
     axis.axvline(claim, color=RED, ls="--", lw=1)
     axis.text(claim - 0.03, -0.75, f"claimed: {claim:g}", color=RED, fontsize=9, ha="right")
     axis.set_yticks(places, [str(name) for name in ratios.index])

@@ -16,7 +16,7 @@ from r2genkit.corpora.r2gen import read_annotation
 from r2genkit.errors import KitError
 from r2genkit.metrics import score_nlg, truncated_references
 from r2genkit.metrics.baselines import ConstantTemplate, MemorisationOracle, blind_baselines
-from r2genkit.metrics.findings import default_labeler
+from r2genkit.metrics.findings import Agreement, default_labeler, f1_from_counts
 from r2genkit.metrics.nlg import METRICS, bleu_counts
 from r2genkit.text import Vocabulary
 from r2genkit.viz import metrics as viz
@@ -69,6 +69,21 @@ def test_mentions_figure_marks_the_phrase_and_boxes_the_trigger():
     assert len(axis.lines) == len(mentions)
     bold = [text.get_text() for text in axis.texts if text.get_weight() == "bold"]
     assert bold == [word for mention in mentions for word in mention.phrase.split()]
+
+
+def test_agreement_table_gives_precision_and_recall_of_each_named_class():
+    counts = pd.DataFrame(
+        {"coded": [4, 0, 9, 0], "labelled": [2, 1, 0, 0], "tp": [1, 0, 0, 0]},
+        index=["nodule", "scar", "tube", "bulla"],
+    )
+    counts["fp"], counts["fn"] = counts["labelled"] - counts["tp"], counts["coded"] - counts["tp"]
+    counts["f1"] = f1_from_counts(counts[["tp", "fp", "fn"]].to_numpy())
+    table = viz.agreement_table(Agreement(20, 0.5, 0.5, 0.5, counts))
+    assert list(table.index) == ["tube", "nodule", "scar"]  # commonest first, bulla never named
+    assert table.loc["nodule", ["precision", "recall"]].tolist() == [0.5, 0.25]
+    assert table.loc["nodule", "F1"] == pytest.approx(2 * 0.5 * 0.25 / 0.75)
+    assert np.isnan(table.loc["tube", "precision"]) and table.loc["tube", "recall"] == 0
+    assert np.isnan(table.loc["scar", "recall"]) and table.loc["scar", "precision"] == 0
 
 
 def test_mentions_figure_boxes_the_trigger_nearest_to_the_phrase():
