@@ -201,8 +201,8 @@ def finding_heatmap(rows: Sequence[ResultRow], least: int = 10) -> Figure:
             layout="constrained",
         )
     panels = (
-        ("recall", "support", "Recall (%)", "crest"),
-        ("false", "predicted", "False statements (%)", "flare"),
+        ("recall", "support", "Recall (%)", "Blues"),
+        ("false", "predicted", "False statements (%)", "OrRd"),
     )
     for axis, (value, divisor, title, cmap) in zip(axes, panels):
         shares, whole = (
@@ -240,6 +240,7 @@ def finding_heatmap(rows: Sequence[ResultRow], least: int = 10) -> Figure:
     names = [f"{spoken.get(name, name)} ({count})" for name, count in support.items()]
     axes[0].set_yticks(np.arange(len(support)) + 0.5)
     axes[0].set_yticklabels(names, rotation=0, fontsize=8)
+    figure.supxlabel(" ", fontsize=7)  # room for the tag below the slanted titles
     return _finish(figure, _one_group(rows)[0].synthetic)
 
 
