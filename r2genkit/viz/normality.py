@@ -519,7 +519,8 @@ def implied_figure(
     with sns.axes_style("whitegrid"):
         figure, axis = plt.subplots(figsize=(8.2, 0.36 * len(shares) + 1.9), layout="constrained")
     places = np.arange(len(shares))
-    steps = 0.16 * (np.arange(shares.shape[1]) - (shares.shape[1] - 1) / 2)  # side by side
+    width = 0.8 / max(shares.shape[1], 5)  # sources lie side by side within a metric
+    steps = width * (np.arange(shares.shape[1]) - (shares.shape[1] - 1) / 2)
     for (name, values), step, colour in zip(shares.items(), steps, PALETTE):
         axis.scatter(values, places + step, color=colour, s=30, label=name, zorder=3)
     for (name, share), style in zip(truth.items(), ("--", ":", "-.")):
