@@ -201,8 +201,8 @@ def finding_heatmap(rows: Sequence[ResultRow], least: int = 10) -> Figure:
             layout="constrained",
         )
     panels = (
-        ("recall", "support", "Recall (%)", "crest"),
-        ("false", "predicted", "False statements (%)", "flare"),
+        ("recall", "support", "Recall (%)", "Blues"),
+        ("false", "predicted", "False statements (%)", "OrRd"),
     )
     for axis, (value, divisor, title, cmap) in zip(axes, panels):
         shares, whole = (
@@ -240,6 +240,7 @@ def finding_heatmap(rows: Sequence[ResultRow], least: int = 10) -> Figure:
     names = [f"{spoken.get(name, name)} ({count})" for name, count in support.items()]
     axes[0].set_yticks(np.arange(len(support)) + 0.5)
     axes[0].set_yticklabels(names, rotation=0, fontsize=8)
+    figure.supxlabel(" ", fontsize=7)  # room for the tag below the slanted titles
     return _finish(figure, _one_group(rows)[0].synthetic)
 
 
@@ -518,7 +519,8 @@ def implied_figure(
     with sns.axes_style("whitegrid"):
         figure, axis = plt.subplots(figsize=(8.2, 0.36 * len(shares) + 1.9), layout="constrained")
     places = np.arange(len(shares))
-    steps = 0.16 * (np.arange(shares.shape[1]) - (shares.shape[1] - 1) / 2)  # side by side
+    width = 0.8 / max(shares.shape[1], 5)  # sources lie side by side within a metric
+    steps = width * (np.arange(shares.shape[1]) - (shares.shape[1] - 1) / 2)
     for (name, values), step, colour in zip(shares.items(), steps, PALETTE):
         axis.scatter(values, places + step, color=colour, s=30, label=name, zorder=3)
     for (name, share), style in zip(truth.items(), ("--", ":", "-.")):
