@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,9 @@ from r2genkit.errors import KitError
 from r2genkit.files import write_text
 from r2genkit.metrics import ALL_METRICS
 from r2genkit.paths import results_dir
+
+KEY = ("run", "corpus", "protocol", "profile", "seed")
+_ORDER = ("profile", "protocol", "order", "run", "seed")
 
 
 class _Strict(BaseModel):
@@ -135,7 +139,7 @@ class ResultRow(_Strict):
     @property
     def key(self) -> tuple:
         """Rows with equal keys replace one another."""
-        return (self.run, self.corpus, self.protocol, self.profile, self.seed)
+        return tuple(getattr(self, name) for name in KEY)
 
     def numbers(self) -> dict:
         """The row without what depends on machine and moment: equal for equal seed and CPU."""
@@ -160,8 +164,9 @@ def _file(row: ResultRow) -> Path:
     return results_dir(row.profile) / f"{row.corpus}.jsonl"
 
 
-def _read_file(path: Path) -> list[ResultRow]:
-    rows = []
+def _read_file(path: Path) -> list[tuple[str, dict]]:
+    """Every line as (where it stands, content), not yet validated."""
+    lines = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
             continue
@@ -172,8 +177,8 @@ def _read_file(path: Path) -> list[ResultRow]:
             raise KitError(
                 f"{where} is not JSON: delete the line and run its recipe again"
             ) from error
-        rows.append(make_row(content, where))
-    return rows
+        lines.append((where, content))
+    return lines
 
 
 def read_rows(
@@ -183,17 +188,30 @@ def read_rows(
     runs: Iterable[str] | None = None,
     folder: Path | None = None,
 ) -> list[ResultRow]:
-    """All rows of a profile, baselines first; optionally of one corpus or some runs."""
+    """All rows of a profile, baselines first; optionally of one corpus or some runs.
+
+    A row that is not complete, for instance one written by an earlier version of the kit, is left
+    out with a warning that names it: running its recipe again replaces it.
+
+    Raises:
+        KitError: a line is not JSON.
+    """
     folder = folder or results_dir(profile)
     wanted = None if runs is None else set(runs)
-    rows = [
-        row
-        for path in sorted(folder.glob("*.jsonl"))
-        for row in _read_file(path)
-        if row.profile == profile
-        and (corpus is None or row.corpus == corpus)
-        and (wanted is None or row.run in wanted)
-    ]
+    rows = []
+    for path in sorted(folder.glob("*.jsonl")):
+        for where, content in _read_file(path):
+            name = content.get("run")
+            if (
+                content.get("profile") != profile
+                or (corpus is not None and content.get("corpus") != corpus)
+                or (wanted is not None and name not in wanted)
+            ):
+                continue
+            try:
+                rows.append(make_row(content, where))
+            except KitError as error:
+                warnings.warn(f"{error}; left out until {name} is run again", stacklevel=2)
     return sorted(rows, key=lambda row: (row.corpus, row.protocol, row.order, row.run, row.seed))
 
 
@@ -201,17 +219,18 @@ def write_row(row: ResultRow) -> Path:
     """Add a row to its file, replacing the one with the same key; atomic, safe across processes."""
     path = _file(row)
     path.parent.mkdir(parents=True, exist_ok=True)
+    new = row.model_dump(mode="json")
     with FileLock(str(path) + ".lock"):
-        kept = [old for old in (_read_file(path) if path.is_file() else []) if old.key != row.key]
-        _write_file(path, [*kept, row])
+        old = [content for _, content in _read_file(path)] if path.is_file() else []
+        kept = [content for content in old if _values(content, KEY) != _values(new, KEY)]
+        ordered = sorted([*kept, new], key=lambda content: _values(content, _ORDER))
+        write_text(path, "".join(json.dumps(line, sort_keys=True) + "\n" for line in ordered))
     return path
 
 
-def _write_file(path: Path, rows: Sequence[ResultRow]) -> None:
-    ordered = sorted(
-        rows, key=lambda row: (row.profile, row.protocol, row.order, row.run, row.seed)
-    )
-    text = "".join(
-        json.dumps(row.model_dump(mode="json"), sort_keys=True) + "\n" for row in ordered
-    )
-    write_text(path, text)
+def _values(content: dict, names: Sequence[str]) -> list[str]:
+    # Numbers are padded: as text they sort like numbers, and any line can be placed.
+    return [
+        f"{value:08d}" if isinstance(value, int) else str(value)
+        for value in map(content.get, names)
+    ]

@@ -75,6 +75,24 @@ def test_a_damaged_line_is_named(folder):
         read_rows("lab")
 
 
+def test_a_row_of_an_earlier_form_is_left_out_until_it_is_run_again(folder):
+    path = write_row(make_row(row_content(seed=1)))
+    old = {key: value for key, value in row_content().items() if key != "subsets"}
+    path.write_text(json.dumps(old) + "\n" + path.read_text())
+    with pytest.warns(UserWarning, match=r"line 1 refused: subsets: .* until 03_show_tell is run"):
+        assert [row.seed for row in read_rows("lab")] == [1]
+    write_row(make_row(row_content(run="02_constant", order=10)))  # does not touch it
+    assert [json.loads(line)["seed"] for line in path.read_text().splitlines()] == [0, 0, 1]
+    write_row(make_row(row_content()))
+    assert [row.run for row in read_rows("lab")] == ["02_constant", "03_show_tell", "03_show_tell"]
+
+
+def test_committed_rows_are_complete(monkeypatch, recwarn):
+    monkeypatch.delenv("R2GENKIT_RESULTS", raising=False)
+    assert read_rows("lab")
+    assert not [w for w in recwarn if "refused" in str(w.message)]
+
+
 def test_numbers_leave_out_machine_and_moment():
     first = make_row(row_content())
     measured = {**row_content()["measured"], "train_seconds": 99.0}
