@@ -50,6 +50,9 @@ class HierarchicalConfig(ModelConfig):
     """Most words of a sentence; further ones are not learned."""
     stop_weight: float = Field(5.0, ge=0.0)
     """Factor on the stop loss beside a word loss of factor 1 (Krause et al. 2017: 5)."""
+    topic_everywhere: bool = False
+    """Also add the topic, projected, to every word vector of its sentence (ours): the sentence
+    level then learns from every word at once, not only through the start of the word LSTM."""
     dropout: float = Field(0.3, ge=0.0, lt=1.0)
     """On word vectors, topics and before the output layer."""
     views: int = Field(2, ge=1)
@@ -68,6 +71,7 @@ class WordDecoder(nn.Module):
         dropout: on word vectors, topics and before the output layer.
         topic_as: "state" = ``h_0, c_0 = tanh(W topic)`` (the 2018 kit); "input" = the topic is the
             first input, before the begin mark (Krause et al. 2017, Jing et al. 2018).
+        topic_everywhere: also add ``W topic`` to every word vector (ours).
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class WordDecoder(nn.Module):
         tag_count: int = 0,
         dropout: float = 0.0,
         topic_as: Literal["state", "input"] = "state",
+        topic_everywhere: bool = False,
     ) -> None:
         super().__init__()
         self.embedding = WordEmbedding(vocabulary_size, embedding_size, tag_count)
@@ -89,6 +94,7 @@ class WordDecoder(nn.Module):
             self.initial_c = nn.Linear(topic_size, hidden_size)
         else:
             self.first = nn.Linear(topic_size, embedding_size)
+        self.always = nn.Linear(topic_size, embedding_size) if topic_everywhere else None
         self.lstm = nn.LSTM(embedding_size, hidden_size, batch_first=True)
         self.output = nn.Linear(hidden_size, vocabulary_size)
         self.dropout = nn.Dropout(dropout)
@@ -101,13 +107,17 @@ class WordDecoder(nn.Module):
             tags: ``[N, E]`` projected tags (``embedding.project_tags``), or None.
         """
         topic = self.dropout(topic)
+        parts = [] if tags is None else [tags]
+        if self.always is not None:
+            parts.append(self.always(topic))
+        fixed = {"added": sum(parts)} if parts else {}
         if self.topic_as == "state":
             moving = {"h": self.initial_h(topic).tanh(), "c": self.initial_c(topic).tanh()}
         else:
             first = self.first(topic) + (0.0 if tags is None else tags)
             _, (h, c) = self.lstm(first.unsqueeze(1))
             moving = {"h": h[0], "c": c[0]}
-        return State({} if tags is None else {"tags": tags}, moving)
+        return State(fixed, moving)
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """One word: ``tokens [N]`` -> log-probabilities of the next ``[N, K]``, new state."""
@@ -123,7 +133,7 @@ class WordDecoder(nn.Module):
         return self.output(self.dropout(hidden)).log_softmax(-1)
 
     def _run(self, tokens: Tensor, state: State) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        words = self.dropout(self.embedding(tokens, state.fixed.get("tags")))
+        words = self.dropout(self.embedding(tokens, state.fixed.get("added")))
         return self.lstm(words, (state["h"].unsqueeze(0), state["c"].unsqueeze(0)))
 
 

@@ -117,6 +117,7 @@ class MRNA(HierarchicalModel):
             hidden,
             tag_count=self.tag_count,
             dropout=config.dropout,
+            topic_everywhere=config.topic_everywhere,
         )
         self.encoder_of_sentences = SentenceEncoder(words, config.channels)
         sentence = self.encoder_of_sentences.size
