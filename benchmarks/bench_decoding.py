@@ -4,8 +4,9 @@
 
 256-number patch features, 98 patches, hidden 256, 700 words; training texts of 20 to 60 tokens, a
 full stop after every eighth. Weights are random, so for decoding each study is given the length
-(20 to 45 words) at which its text ends; sentences end after seven words. Prints a Markdown table; times are medians, and on one CPU thread they are CPU time, so
-that other work on the machine disturbs them less.
+(20 to 45 words) at which its text ends; sentences end after seven words. Prints a Markdown table;
+times are medians, and on one CPU thread they are CPU time, so that other work on the machine
+disturbs them less.
 """
 
 import argparse
@@ -72,7 +73,7 @@ def make_batch(count: int, device: str, layout: SentenceLayout | None) -> Batch:
 
 
 class Ending(torch.nn.Module):
-    """A model whose text for study i ends after ``lengths[i]`` words, or sentences of that length."""
+    """A model whose text for study i ends after ``lengths[i]`` words, or with that sentence."""
 
     def __init__(self, model: ReportModel, lengths: torch.Tensor) -> None:
         super().__init__()
