@@ -106,7 +106,10 @@ class TagsConfig(_Strict):
         False, description="training studies: the decoder reads true findings, not predicted ones"
     )
     sharpness: float = Field(
-        1.0, gt=0, description="the decoder reads sigmoid(sharpness * logit); above 1 = yes or no"
+        1.0, gt=0, description="factor on the log-odds that the decoder reads; above 1 = yes or no"
+    )
+    called_at: float = Field(
+        0.5, gt=0, lt=1, description="probability that the decoder reads as one half"
     )
 
     @model_validator(mode="after")

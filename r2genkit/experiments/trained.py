@@ -88,8 +88,10 @@ class TrainedSystem:
         batch.features = features.half().float() * mask[:, :, None, None]
         batch.images = None
         if self.tags is not None:
+            config = self.recipe.tags
             probabilities = self.tags.model.logits(batch).sigmoid().numpy()
-            batch.tags = torch.from_numpy(sharpen(probabilities, self.recipe.tags.sharpness))
+            told = sharpen(probabilities, config.sharpness, config.called_at)
+            batch.tags = torch.from_numpy(told)
         return batch
 
     def read(self, frontal: Path, lateral: Path | None = None) -> list[np.ndarray]:

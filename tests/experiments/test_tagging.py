@@ -19,6 +19,10 @@ def test_sharpening_scales_the_log_odds():
     log_odds = np.log(p[inner] / (1 - p[inner]))
     np.testing.assert_allclose(got[inner], 1 / (1 + np.exp(-2 * log_odds)), rtol=1e-6)
     assert got[0] == 0 and got[-1] == 1 and got.dtype == np.float32
+    moved = sharpen(np.array([0.2, 0.4, 0.8]), 3.0, called_at=0.4)
+    assert moved[1] == pytest.approx(0.5)
+    want = 3 * (np.log(4) - np.log(0.4 / 0.6))
+    assert np.log(moved[2] / (1 - moved[2])) == pytest.approx(want, rel=1e-5)
 
 
 def test_only_training_studies_are_told_the_truth(monkeypatch):
@@ -33,10 +37,10 @@ def test_only_training_studies_are_told_the_truth(monkeypatch):
         return np.array([[True, False]] * len(ids))
 
     monkeypatch.setattr("r2genkit.experiments.tagging.true_findings", truth)
-    forced = TagsConfig(teacher_forcing=True, sharpness=2.0)
+    forced = TagsConfig(teacher_forcing=True, sharpness=2.0, called_at=0.3)
     assert decoder_tags(forced, tags, text, "train").tolist() == [[1, 0], [1, 0]]
     for part, ids in list(parts.items())[1:]:
-        want = sharpen([predicted[i] for i in ids], 2.0)
+        want = sharpen([predicted[i] for i in ids], 2.0, 0.3)
         np.testing.assert_array_equal(decoder_tags(forced, tags, text, part), want)
     assert asked == ["a", "b"]
     plain = decoder_tags(TagsConfig(), tags, text, "train")
