@@ -20,9 +20,29 @@ from r2genkit.errors import KitError
 from r2genkit.seeds import numpy_rng
 
 
+@dataclasses.dataclass(frozen=True)
+class SentenceLayout:
+    """How a report is cut for models that write sentence by sentence.
+
+    Attributes:
+        full_stop: id of the full stop, which ends a sentence.
+        sentences: most sentences of a report (M); further ones are left out.
+        words: most words of a sentence; further ones are left out.
+    """
+
+    full_stop: int
+    sentences: int = 8
+    words: int = 50
+
+
 @dataclasses.dataclass
 class Batch:
     """A minibatch of B studies with V view slots, T token positions and F finding types.
+
+    The fields on sentences are filled where a ``SentenceLayout`` was given. Of M sentences with at
+    most W words each, absent ones have length 0. A sentence is begin mark 0, words without full
+    stop, end mark 0; one that was cut off, or that has as many words as the layout allows, has no
+    end mark (it ends by itself).
 
     Attributes:
         study_ids: B ids.
@@ -34,6 +54,11 @@ class Batch:
         token_weights: ``[B, T-1]`` loss weight of target ``tokens[:, 1:]``; 0 on padding.
         tags: ``[B, F]`` predicted finding probabilities that a decoder may read.
         labels: ``[B, F]`` true findings (0/1) that a finding classifier is trained on.
+        sentences: ``[B, M, W+1]`` int64, the report's sentences.
+        sentence_lengths: ``[B, M]`` int64, positions in use, marks included.
+        sentence_weights: ``[B, M, W]`` loss weight of target ``sentences[:, :, 1:]``.
+        stops: ``[B, M]`` int64: 1 where the report ends after the sentence, 0 where it goes on,
+            -1 where nothing is to be decided (absent, last allowed, or cut off).
     """
 
     study_ids: tuple[str, ...]
@@ -45,6 +70,10 @@ class Batch:
     token_weights: Tensor | None = None
     tags: Tensor | None = None
     labels: Tensor | None = None
+    sentences: Tensor | None = None
+    sentence_lengths: Tensor | None = None
+    sentence_weights: Tensor | None = None
+    stops: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.study_ids)
@@ -98,6 +127,7 @@ def collate(
     token_weights: Sequence[np.ndarray] | None = None,
     tags: Tensor | None = None,
     labels: Tensor | None = None,
+    layout: SentenceLayout | None = None,
 ) -> Batch:
     """Stack per-study data into a ``Batch``, padding token ids with 0 to the longest.
 
@@ -108,12 +138,14 @@ def collate(
         tokens: B lists of ids, each starting with the begin mark 0.
         token_weights: B arrays with one weight per target token (``len(ids) - 1``); None = ones.
         tags: ``[B, F]``; labels: ``[B, F]``.
+        layout: also fill the fields on sentences.
 
     Raises:
         KitError: a token list is shorter than 2, does not start with 0, or its weights do not
             fit it.
     """
     padded = lengths = weights = None
+    cut: dict[str, Tensor] = {}
     if tokens is not None:
         for study_id, ids in zip(study_ids, tokens):
             if len(ids) < 2 or ids[0] != 0:
@@ -137,6 +169,8 @@ def collate(
                 )
             weights[row, : len(ids) - 1] = torch.from_numpy(own)
         lengths = torch.tensor([len(ids) for ids in tokens])
+        if layout is not None:
+            cut = cut_into_sentences(tokens, weights.numpy(), layout)
     return Batch(
         study_ids=tuple(study_ids),
         images=images,
@@ -147,7 +181,69 @@ def collate(
         token_weights=weights,
         tags=tags,
         labels=labels,
+        **cut,
     )
+
+
+def cut_into_sentences(
+    tokens: Sequence[Sequence[int]], weights: np.ndarray, layout: SentenceLayout
+) -> dict[str, Tensor]:
+    """The fields on sentences of a ``Batch``.
+
+    A full stop becomes the end mark of its sentence and keeps its weight; sentences without a word
+    are left out.
+
+    Args:
+        tokens: B lists of ids, begin mark first; without end mark if cut off.
+        weights: ``[B, T-1]`` loss weights of the targets.
+        layout: see there.
+    """
+    reports = [_sentences(ids, row, layout.full_stop) for ids, row in zip(tokens, weights)]
+    most, words = layout.sentences, layout.words
+    kept = [[ids[: words + 1] for ids, _ in sentences[:most]] for sentences in reports]
+    count = max(1, *map(len, kept))
+    longest = max([2, *(len(ids) for sentences in kept for ids in sentences)])
+    padded = torch.zeros(len(kept), count, longest, dtype=torch.long)
+    own = torch.zeros(len(kept), count, longest - 1)
+    lengths = torch.zeros(len(kept), count, dtype=torch.long)
+    stops = torch.full((len(kept), count), -1)
+    for row, (ids, sentences) in enumerate(zip(tokens, kept)):
+        for place, sentence in enumerate(sentences):
+            lengths[row, place] = len(sentence)
+            padded[row, place, : len(sentence)] = torch.as_tensor(sentence)
+            values = np.asarray(reports[row][place][1][: len(sentence) - 1])
+            own[row, place, : len(sentence) - 1] = torch.from_numpy(values)
+        stops[row, : len(sentences)] = 0
+        last = len(sentences) - 1
+        if last == most - 1 or (sentences and ids[-1] != 0):
+            stops[row, last] = -1
+        elif sentences:
+            stops[row, last] = 1
+    return {
+        "sentences": padded,
+        "sentence_lengths": lengths,
+        "sentence_weights": own,
+        "stops": stops,
+    }
+
+
+def _sentences(
+    ids: Sequence[int], weights: np.ndarray, full_stop: int
+) -> list[tuple[list[int], list[float]]]:
+    """Ids (marks included) and target weights of each sentence that has a word."""
+    sentences: list[tuple[list[int], list[float]]] = []
+    words: list[int] = [0]
+    own: list[float] = []
+    for token, weight in zip(ids[1:], weights):
+        ends = token in (0, full_stop)
+        if ends and len(words) == 1:
+            continue
+        words.append(0 if ends else int(token))
+        own.append(weight)
+        if ends:
+            sentences.append((words, own))
+            words, own = [0], []
+    return [*sentences, (words, own)] if len(words) > 1 else sentences
 
 
 class ImageStore(Protocol):
@@ -187,6 +283,7 @@ class ReportDataset:
             (``r2genkit.images.ImageTransform``); needed for raw images, optional for packed ones.
         preprocess: uint8 ``[N, H, W]`` -> float ``[N, 3, H, W]``, normally ``encoder.preprocess``;
             needed with ``images``.
+        layout: how reports are cut into sentences, or None.
 
     Raises:
         KitError: no image source, a study without pixels or features, lengths that disagree.
@@ -204,6 +301,7 @@ class ReportDataset:
         labels: np.ndarray | Tensor | None = None,
         transform: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
+        layout: SentenceLayout | None = None,
     ) -> None:
         if images is None and features is None:
             raise KitError("a ReportDataset needs images, features or both; neither was given.")
@@ -228,7 +326,7 @@ class ReportDataset:
         self.tokens, self.token_weights = tokens, token_weights
         self.tags = None if tags is None else torch.as_tensor(tags).float()
         self.labels = None if labels is None else torch.as_tensor(labels).float()
-        self.transform, self.preprocess = transform, preprocess
+        self.transform, self.preprocess, self.layout = transform, preprocess, layout
         self._image_rows = self._rows(images, "packed images")
         self._feature_rows = self._rows(features, "patch features")
 
@@ -276,6 +374,7 @@ class ReportDataset:
             ),
             tags=None if self.tags is None else self.tags[picked],
             labels=None if self.labels is None else self.labels[picked],
+            layout=self.layout,
         )
 
     def _pixels(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

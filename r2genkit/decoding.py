@@ -1,5 +1,7 @@
-"""Writing reports: greedy, sampling and beam search, once for every model with a step contract.
+"""Writing reports: greedy, sampling and beam search, once for every model.
 
+A flat model is searched word by word over the whole report; a model that writes sentence by
+sentence is searched within each sentence, and decides after each whether the report ends there.
 All studies (and all their beams or samples) advance together; nothing here loops over studies
 while texts are being written. Log-probabilities that are returned are always the model's own,
 whatever a search rule (blocking, temperature, bias) did to the choice of words.
@@ -19,10 +21,10 @@ Released R2Gen and R2GenCMN, and how to get the same search here:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -35,6 +37,11 @@ from r2genkit.models.base import ReportModel, State
 from r2genkit.study import Hypothesis
 from r2genkit.text.vocabulary import Vocabulary
 
+if TYPE_CHECKING:
+    from r2genkit.models.hierarchical import HierarchicalModel
+
+Step = Callable[[Tensor, State], tuple[Tensor, State]]
+
 END = 0  # begin mark, end mark and padding
 # The minibatch shrinks when this share of its rows, or less, is still open: copying the state costs
 # about one step, so it should not happen for every text that ends.
@@ -44,7 +51,10 @@ SHRINK_AT = 0.75
 class DecodingConfig(BaseModel):
     """How texts are written; an unknown option is an error.
 
-    Length counts written tokens with the end mark, without the begin mark.
+    Length counts written tokens (words and full stops) with the end mark, without the begin mark.
+    Where a model writes sentence by sentence, ``beam_size`` and ``length_penalty`` hold within a
+    sentence, everything else for the report; its own decision to stop is what ``min_length`` and
+    ``end_bias`` act on.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,7 +70,7 @@ class DecodingConfig(BaseModel):
     """Finished texts are ranked by ``sum of log-probabilities / length ** length_penalty``
     ("beam"); 0 = the plain sum, as released by R2Gen."""
     no_repeat_ngram: int = Field(0, ge=0)
-    """n > 0: no sequence of n words occurs twice in a text (the end mark is exempt)."""
+    """n > 0: no sequence of n words occurs twice in a text (marks are exempt)."""
     end_bias: float = 0.0
     """Added to the log-probability of the end mark when words are chosen; below 0 = longer."""
     forbid_unk: bool = False
@@ -137,8 +147,7 @@ def decode(
     """Reports for every study of a minibatch, in evaluation mode and without gradients.
 
     Args:
-        model: a ``ReportModel``, or a model with its own ``generate(batch, config, *, vocabulary,
-            generator, seed, trace)`` (hierarchical models), which is called instead.
+        model: a report model.
         batch: images or features (and tags); its tokens are not looked at.
         config: default: greedy.
         vocabulary: for ``Hypothesis.text`` (else "") and for ``forbid_unk``.
@@ -154,12 +163,6 @@ def decode(
         KitError: ``forbid_unk`` without a vocabulary, or a vocabulary of another size.
     """
     config = config or DecodingConfig()
-    own = getattr(model, "generate", None)
-    if own is not None:
-        with evaluating(model):
-            return own(
-                batch, config, vocabulary=vocabulary, generator=generator, seed=seed, trace=trace
-            )
     with evaluating(model):
         decoded = search(
             model,
@@ -232,14 +235,8 @@ def search(
     training). The arguments are those of :func:`decode`.
     """
     unk = _unk(model, config, vocabulary)
-    state = model.encode(batch)
-    state.tracing = trace
-    if config.method == "beam":
-        return _beam(model, state, config, unk)
-    uniform = None
-    if config.method == "sample":
-        uniform = _uniform(batch.study_ids, config, state.device, generator, seed)
-    return _write(model, state.repeat(config.samples), config, unk, uniform)
+    writer = Writer(config, () if unk is None else (unk,), generator, seed, trace)
+    return model.write(batch, writer)
 
 
 def _unk(model: ReportModel, config: DecodingConfig, vocabulary: Vocabulary | None) -> int | None:
@@ -255,32 +252,201 @@ def _unk(model: ReportModel, config: DecodingConfig, vocabulary: Vocabulary | No
     return vocabulary.unk
 
 
-def _uniform(
-    study_ids: tuple[str, ...],
-    config: DecodingConfig,
-    device: torch.device,
-    generator: torch.Generator | None,
-    seed: int | None,
-) -> Tensor:
-    """One number in [0, 1) per study, sample and step, ``[B * samples, max_length]``.
+@dataclass(frozen=True)
+class Writer:
+    """The search that :meth:`ReportModel.write` is handed.
 
-    All drawn beforehand: what a text gets does not depend on when its neighbours end.
+    Attributes:
+        config: the rules.
+        never: ids that are never written.
+        generator, seed: see :func:`decode`.
+        trace: whether traces are wanted.
     """
-    shape = (config.samples, config.max_length)
-    # Double precision where there is any: the cumulated probabilities are compared with it.
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    if seed is None:
-        numbers = torch.rand(
-            len(study_ids), *shape, generator=generator, dtype=dtype, device=device
+
+    config: DecodingConfig
+    never: tuple[int, ...] = ()
+    generator: torch.Generator | None = None
+    seed: int | None = None
+    trace: bool = False
+
+    def texts(self, step: Step, state: State, study_ids: tuple[str, ...]) -> Decoded:
+        """Whole texts, word by word.
+
+        Args:
+            step: reads tokens ``[N]`` and a state, gives log-probabilities ``[N, K]`` and a state.
+            state: one row per study.
+            study_ids: B ids.
+        """
+        state.tracing = self.trace
+        config = self.config
+        if config.method == "beam":
+            return _beam(step, state, config, self.never)
+        uniform = self.uniform(study_ids, config.max_length, state.device)
+        return _write(step, state.repeat(config.samples), config, self.never, uniform)
+
+    def uniform(
+        self, study_ids: tuple[str, ...], count: int, device: torch.device
+    ) -> Tensor | None:
+        """``count`` numbers in [0, 1) per study and sample ``[B * samples, count]``, if sampling.
+
+        All drawn beforehand: what a text gets does not depend on when its neighbours end.
+        """
+        if self.config.method != "sample":
+            return None
+        shape = (self.config.samples, count)
+        # Double precision where there is any: the cumulated probabilities are compared with it.
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        if self.seed is None:
+            numbers = torch.rand(
+                len(study_ids), *shape, generator=self.generator, dtype=dtype, device=device
+            )
+        else:
+            rows = [
+                seeds.numpy_rng(self.seed, f"sampling/{name}").random(shape) for name in study_ids
+            ]
+            numbers = torch.stack([torch.from_numpy(row) for row in rows]).to(device, dtype)
+        return numbers.flatten(0, 1)
+
+    def reports(self, model: HierarchicalModel, batch: Batch) -> Decoded:
+        """Reports sentence by sentence; all studies write the same sentence number together.
+
+        The log-probability of a report is that of its words, of each decision to go on (it counts
+        with the first word of the next sentence) and of the decision to stop (the end mark's). A
+        sentence or report at its largest length ends without a decision.
+
+        Traces have one row per token: those of the sentence's plan, repeated, and "sentence", the
+        number of the sentence (0-based; -1 behind the report's end).
+
+        Raises:
+            KitError: several texts per study are asked of a beam.
+        """
+        config, layout = self.config, model.layout
+        if config.method == "beam" and config.samples > 1:
+            raise KitError(
+                "the beam works within a sentence here and gives one report per study; "
+                "set samples to 1, or method to sample."
+            )
+        state = model.encode(batch)
+        state.tracing = self.trace
+        state = state.repeat(config.samples)
+        count, device = len(state), state.device
+        width = layout.words + 1  # words and full stop
+        numbers = self.uniform(batch.study_ids, layout.sentences * width, device)
+        within = config.model_copy(
+            update={"max_length": layout.words, "min_length": 1, "end_bias": 0.0, "samples": 1}
         )
-    else:
-        rows = [seeds.numpy_rng(seed, f"sampling/{name}").random(shape) for name in study_ids]
-        numbers = torch.stack([torch.from_numpy(row) for row in rows]).to(device, dtype)
-    return numbers.flatten(0, 1)
+        page = _Page(count, config.max_length, width, device)
+        earlier = torch.zeros(count, 0, dtype=torch.long, device=device)
+        rows = torch.arange(count, device=device)  # the texts that the state's rows belong to
+        going_on = torch.zeros(count, device=device)  # log-probability of this decision, last time
+        open_rows = torch.ones(count, dtype=torch.bool, device=device)
+        for place in range(layout.sentences):
+            topic, state = model.plan(state)
+            number = torch.full_like(rows, place)
+            trace = {**state.trace, "sentence": number} if self.trace else {}
+            begun = model.begin(topic, state)
+            drawn = None if numbers is None else numbers[rows, place * width : (place + 1) * width]
+            never = (*self.never, layout.full_stop)
+            before = earlier[rows] if earlier.shape[1] else None
+            if config.method == "beam":
+                sentence = _beam(model.step, begun, within, never, before)
+            else:
+                uniform = None if drawn is None else drawn[:, :-1]
+                sentence = _write(model.step, begun, within, never, uniform, before)
+            words = sentence.tokens[:, 0]  # [R, words]
+            page.add(rows, open_rows, sentence, going_on, layout.full_stop, trace)
+            odds, state = model.read(model.sentence_vectors(words), state)
+            stop, go = (nn.functional.logsigmoid(sign * odds.float()) for sign in (1, -1))
+            wish = (stop.detach() + config.end_bias - go.detach()) / config.temperature
+            if drawn is None:
+                ends = wish > 0
+            else:
+                ends = drawn[:, -1] < wish.to(drawn.dtype).sigmoid()
+            ends = ends & (page.used[rows] >= config.min_length)
+            if place == layout.sentences - 1:
+                ends, stop = torch.ones_like(ends), torch.zeros_like(stop)
+            page.close(rows, open_rows & ends, stop)
+            going_on = go
+            open_rows = open_rows & ~ends & (page.used[rows] < config.max_length)
+            if config.no_repeat_ngram:
+                full = torch.zeros(count, width, dtype=torch.long, device=device)
+                full[rows, :-1] = words
+                earlier = torch.cat([earlier, full], 1)
+            if config.early_stop:
+                keep = open_rows.nonzero().squeeze(1)
+                if len(keep) == 0:
+                    break
+                if len(keep) < len(rows):
+                    rows, going_on, open_rows = rows[keep], going_on[keep], open_rows[keep]
+                    state = state.reorder(keep)
+        return page.decoded(config.samples)
+
+
+class _Page:
+    """Reports being put together from sentences, N rows of at most T tokens.
+
+    Every array has room for one more sentence and a last column for what belongs nowhere.
+    """
+
+    def __init__(self, count: int, longest: int, width: int, device: torch.device) -> None:
+        self.longest, self.width = longest, width
+        self.columns = longest + width + 1
+        shape = (count, self.columns)
+        self.tokens = torch.zeros(shape, dtype=torch.long, device=device)
+        self.log_probs = torch.zeros(shape, device=device)
+        self.used = torch.zeros(count, dtype=torch.long, device=device)
+        self.traces: dict[str, Tensor] = {}
+
+    def add(
+        self,
+        rows: Tensor,
+        open_rows: Tensor,
+        sentence: Decoded,
+        going_on: Tensor,
+        full_stop: int,
+        trace: dict[str, Tensor],
+    ) -> None:
+        """Append a sentence and its full stop to the rows that are open."""
+        lengths = sentence.lengths[:, 0]  # [R]
+        at = torch.arange(self.width, device=rows.device).expand(len(rows), -1)
+        pad = (0, self.width - sentence.tokens.shape[-1])
+        tokens = nn.functional.pad(sentence.tokens[:, 0], pad)
+        log_probs = nn.functional.pad(sentence.token_log_probs[:, 0], pad)
+        log_probs = torch.where(at == 0, log_probs + going_on.unsqueeze(1), log_probs)
+        tokens = torch.where(at == lengths.unsqueeze(1), full_stop, tokens)
+        belongs = (at <= lengths.unsqueeze(1)) & open_rows.unsqueeze(1)
+        column = torch.where(belongs, self.used[rows].unsqueeze(1) + at, self.columns - 1)
+        index = (rows.unsqueeze(1), column)
+        self.tokens[index] = tokens
+        self.log_probs[index] = log_probs
+        for name, value in trace.items():
+            if name not in self.traces:
+                # Whole numbers count something, and 0 would be a count: -1 says "nothing here".
+                blank = 0 if value.is_floating_point() else -1
+                shape = (*self.tokens.shape, *value.shape[1:])
+                self.traces[name] = value.new_full(shape, blank)
+            self.traces[name][index] = value.unsqueeze(1).expand(*at.shape, *value.shape[1:])
+        self.used[rows] += torch.where(open_rows, lengths + 1, 0)
+
+    def close(self, rows: Tensor, ended: Tensor, log_prob: Tensor) -> None:
+        """Give the rows that have ended their end mark, if there is room for it."""
+        column = torch.where(ended, self.used[rows].clamp_max(self.longest), self.columns - 1)
+        self.log_probs[rows, column] = log_prob
+
+    def decoded(self, samples: int) -> Decoded:
+        """The reports, cut at T tokens."""
+        tokens = self.tokens[:, : self.longest]
+        log_probs = self.log_probs[:, : self.longest]
+        traces = {name: value[:, : self.longest] for name, value in self.traces.items()}
+        return _grouped(tokens, log_probs, log_probs.detach().sum(-1), traces, samples)
 
 
 def constrain(
-    log_probs: Tensor, written: Tensor, config: DecodingConfig, unk: int | None
+    log_probs: Tensor,
+    written: Tensor,
+    config: DecodingConfig,
+    never: Sequence[int] = (),
+    earlier: Tensor | None = None,
 ) -> Tensor:
     """Log-probabilities as the search sees them: forbidden words -inf, end mark biased.
 
@@ -288,7 +454,9 @@ def constrain(
         log_probs: ``[N, K]`` of the next word.
         written: ``[N, t]`` words so far, without begin mark.
         config: the rules.
-        unk: id of ``<unk>`` if it is forbidden.
+        never: ids that are forbidden everywhere.
+        earlier: ``[N, P]`` sentences written before, an end mark between any two: their n-grams
+            count as well.
 
     Returns:
         ``[N, K]``. Where the rules leave nothing, the text may end.
@@ -296,16 +464,19 @@ def constrain(
     length, n = written.shape[1], config.no_repeat_ngram
     scores = log_probs.clone()
     scores[:, END] += config.end_bias
-    if unk is not None:
-        scores[:, unk] = -math.inf
+    if never:
+        scores[:, list(never)] = -math.inf
     if length < config.min_length:
         scores[:, END] = -math.inf
-    if n and length >= n:
-        windows = written.unfold(1, n, 1)  # [N, t-n+1, n], every n-gram so far
+    if n and length >= n - 1:
         begun = written[:, length - n + 1 :]  # [N, n-1], the n-gram that the next word completes
-        same = (windows[..., :-1] == begun.unsqueeze(1)).all(-1)  # [N, t-n+1]
-        hits = torch.zeros_like(scores).scatter_add_(1, windows[..., -1], same.to(scores.dtype))
-        scores = scores.masked_fill(hits > 0, -math.inf)
+        for text in (written, earlier):
+            if text is None or text.shape[1] < n:
+                continue
+            windows = text.unfold(1, n, 1)  # [N, P, n], every n-gram
+            same = (windows[..., :-1] == begun.unsqueeze(1)).all(-1) & (windows[..., -1] != END)
+            hits = torch.zeros_like(scores).scatter_add_(1, windows[..., -1], same.to(scores.dtype))
+            scores = scores.masked_fill(hits > 0, -math.inf)
     stuck = (scores == -math.inf).all(-1)
     scores[:, END] = torch.where(stuck, log_probs[:, END], scores[:, END])
     return scores
@@ -336,11 +507,12 @@ def draw(scores: Tensor, config: DecodingConfig, uniform: Tensor) -> Tensor:
 
 
 def _write(
-    model: ReportModel,
+    step: Step,
     state: State,
     config: DecodingConfig,
-    unk: int | None,
+    never: Sequence[int],
     uniform: Tensor | None,
+    earlier: Tensor | None = None,
 ) -> Decoded:
     """Greedy (no ``uniform``) or sampling: N = B * samples texts, one word each per step."""
     count, device = len(state), state.device
@@ -351,9 +523,10 @@ def _write(
     unfinished = torch.ones(count, dtype=torch.bool, device=device)  # of these rows
     last = torch.zeros(count, dtype=torch.long, device=device)
     for t in range(config.max_length):
-        log_probs, state = model.step(last, state)
+        log_probs, state = step(last, state)
         log_probs = log_probs.float()
-        scores = constrain(log_probs.detach(), tokens[rows, :t], config, unk)
+        before = None if earlier is None else earlier[rows]
+        scores = constrain(log_probs.detach(), tokens[rows, :t], config, never, before)
         chosen = scores.argmax(-1) if uniform is None else draw(scores, config, uniform[rows, t])
         last = torch.where(unfinished, chosen, END)
         own = log_probs.gather(1, chosen.unsqueeze(1)).squeeze(1)
@@ -398,7 +571,13 @@ def _pick(tensor: Tensor, index: Tensor) -> Tensor:
     return tensor[torch.arange(len(index), device=index.device).unsqueeze(1), index]
 
 
-def _beam(model: ReportModel, state: State, config: DecodingConfig, unk: int | None) -> Decoded:
+def _beam(
+    step: Step,
+    state: State,
+    config: DecodingConfig,
+    never: Sequence[int],
+    earlier: Tensor | None = None,
+) -> Decoded:
     """Beam search; per study K open texts and the n best finished ones.
 
     ``texts`` and ``finished`` hold the same columns: tokens, token log-probabilities and traces,
@@ -419,9 +598,11 @@ def _beam(model: ReportModel, state: State, config: DecodingConfig, unk: int | N
     studies = torch.arange(count, device=device)  # studies of the result still searched
     last = torch.zeros(count * width, dtype=torch.long, device=device)
     for t in range(steps):
-        log_probs, state = model.step(last, state)
+        log_probs, state = step(last, state)
         log_probs = log_probs.float()
-        allowed = constrain(log_probs, texts["tokens"].flatten(0, 1)[:, :t], config, unk)
+        written = texts["tokens"].flatten(0, 1)[:, :t]
+        before = None if earlier is None else earlier[studies].repeat_interleave(width, 0)
+        allowed = constrain(log_probs, written, config, never, before)
         totals = scores.unsqueeze(-1) + allowed.unflatten(0, (-1, width))  # [b, K, vocabulary]
         scores, place = totals.flatten(1).topk(width)
         parent, token = place // totals.shape[-1], place % totals.shape[-1]  # [b, K]

@@ -15,14 +15,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from r2genkit.batches import Batch
 from r2genkit.decoding import DecodingConfig, constrain, decode, decode_all, draw, search
 from r2genkit.errors import KitError
-from r2genkit.models.base import ModelConfig, ReportModel, State
+from r2genkit.models.base import FlatModel, ModelConfig, State
 from r2genkit.study import Hypothesis
 from r2genkit.text.vocabulary import Vocabulary
 
 torch.set_num_threads(1)
 
 
-class ToyModel(ReportModel):
+class ToyModel(FlatModel):
     """A random recurrent model: the next word depends on the study and on the whole prefix."""
 
     def __init__(self, seed, words=4, sharpness=2.0, size=6):
@@ -213,7 +213,7 @@ def test_constrain_leaves_its_input_alone():
     log_probs = torch.randn(3, 5).log_softmax(-1)
     before = log_probs.clone()
     config = DecodingConfig(no_repeat_ngram=1, end_bias=-1.0, min_length=3)
-    constrain(log_probs, torch.tensor([[1, 2]] * 3), config, unk=3)
+    constrain(log_probs, torch.tensor([[1, 2]] * 3), config, never=(3,))
     assert torch.equal(log_probs, before)
 
 
@@ -458,17 +458,6 @@ def test_decode_all_covers_every_study():
     }
 
 
-def test_a_model_may_generate_by_itself():
-    class Hierarchical(nn.Module):
-        def generate(self, batch, config, *, vocabulary, generator, seed, trace):
-            assert not self.training
-            return [[Hypothesis(name, f"{config.method} {trace}")] for name in batch.study_ids]
-
-    model = Hierarchical().train()
-    assert decode(model, make_batch(2), trace=True)[1][0] == Hypothesis("s1", "greedy True")
-    assert model.training
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -501,7 +490,7 @@ def test_search_stays_on_one_device(method):
     with FakeTensorMode():
         with torch.device("cuda"):
             model = ToyModel.__new__(ToyModel)
-            ReportModel.__init__(model, ModelConfig(), vocabulary_size=6, feature_dim=6)
+            FlatModel.__init__(model, ModelConfig(), vocabulary_size=6, feature_dim=6)
             model.recur = nn.Parameter(torch.randn(6, 6))
             model.words = nn.Parameter(torch.randn(6, 6))
             model.out = nn.Parameter(torch.randn(6, 6))

@@ -17,6 +17,7 @@ import numpy as np
 from r2genkit.batches import (
     Loader,
     ReportDataset,
+    SentenceLayout,
     balance_weights,
     duplicate_weights,
     make_loader,
@@ -262,6 +263,7 @@ def report_loader(
     seed: int,
     training: bool,
     tags: np.ndarray | None = None,
+    layout: SentenceLayout | None = None,
     batch_size: int | None = None,
 ) -> Loader:
     """Minibatches of one part: shuffled and weighted for training, in order for decoding.
@@ -274,6 +276,7 @@ def report_loader(
         seed: the run's seed.
         training: whether to shuffle, weight and augment.
         tags: ``[N, F]`` finding probabilities of the part's studies, in order.
+        layout: how the model wants reports cut into sentences (``model.layout``).
         batch_size: studies per minibatch; default the recipe's (training) or 64 (decoding).
     """
     ids = text.part(part)
@@ -292,6 +295,7 @@ def report_loader(
         tags=tags,
         transform=transform,
         preprocess=prepared.encoder.preprocess if end_to_end else None,
+        layout=layout,
     )
     if not training:
         return make_loader(dataset, batch_size or 64, shuffle=False, seed=seed)
@@ -328,7 +332,7 @@ def _token_weights(
     weight = sampling.positive_weight
     if weight == 1.0:
         return None
-    period = text.vocabulary.id(".") if "." in text.vocabulary else None
+    period = text.vocabulary.full_stop
     weights = []
     for study_id, token_ids in zip(ids, tokens):
         sentences = split_sentences(text.cleaned[study_id])

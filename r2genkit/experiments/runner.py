@@ -415,6 +415,7 @@ def _train(
         feature_dim=_feature_dim(prepared),
         tag_count=0 if tags is None else len(tags.types),
         encoder=prepared.encoder if prepared.features is None else None,
+        full_stop=text.vocabulary.full_stop,
         seed=seed,
     )
 
@@ -427,6 +428,7 @@ def _train(
             seed=seed,
             training=training,
             tags=None if tags is None else tags.of(text.part(part)),
+            layout=model.layout,
         )
 
     validation = loader("validation", training=False)

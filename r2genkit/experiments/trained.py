@@ -188,6 +188,7 @@ def load_trained(folder: Path) -> TrainedSystem:
         feature_dim=encoder.dim if pca is None else len(pca.components),
         tag_count=0 if tags is None else len(tags.types),
         encoder=encoder if recipe.encoder.trainable else None,
+        full_stop=vocabulary.full_stop,
     )
     load_weights(model, Checkpoints(folder, {}, None).best())
     return TrainedSystem(recipe, model.eval(), vocabulary, encoder.eval(), pca, tags)

@@ -15,17 +15,34 @@ from torch import nn
 
 from r2genkit import seeds
 from r2genkit.errors import KitError
-from r2genkit.models.base import ModelConfig, ReportModel, State
-from r2genkit.models.cnn_rnn import ShowAttendTell, ShowTell
+from r2genkit.models.base import FlatModel, ModelConfig, ReportModel, State
+from r2genkit.models.cnn_rnn import Cascade, ShowAttendTell, ShowTell
+from r2genkit.models.co_attention import CoAttention
+from r2genkit.models.hier_rnn import HierRNN
+from r2genkit.models.hierarchical import HierarchicalModel
+from r2genkit.models.mrna import MRNA
 
-__all__ = ["MODELS", "ModelConfig", "ReportModel", "State", "build_model", "seeded_init"]
+__all__ = [
+    "MODELS",
+    "FlatModel",
+    "HierarchicalModel",
+    "ModelConfig",
+    "ReportModel",
+    "State",
+    "build_model",
+    "seeded_init",
+]
 
 MODELS: dict[str, type[nn.Module]] = {
     "show_tell": ShowTell,
     "show_attend_tell": ShowAttendTell,
+    "cascade": Cascade,
+    "hier_rnn": HierRNN,
+    "co_attention": CoAttention,
+    "mrna": MRNA,
 }
 """Name in recipes -> class. A class has ``Config`` and takes ``(config, *, vocabulary_size,
-feature_dim, tag_count, encoder)``."""
+feature_dim, tag_count, encoder, full_stop)``."""
 
 
 @contextmanager
@@ -44,6 +61,7 @@ def build_model(
     feature_dim: int,
     tag_count: int = 0,
     encoder: nn.Module | None = None,
+    full_stop: int | None = None,
     seed: int | None = None,
 ) -> Any:
     """A freshly initialised model.
@@ -55,6 +73,8 @@ def build_model(
         feature_dim: length of one patch feature.
         tag_count: number of finding probabilities fed to the decoder; 0 = none.
         encoder: image encoder to train with the model; None = cached features.
+        full_stop: id of the full stop (``vocabulary.full_stop``), for models that write sentence
+            by sentence.
         seed: the run's seed (stream "init"); None = torch's current random state.
 
     Raises:
@@ -74,6 +94,7 @@ def build_model(
         "feature_dim": feature_dim,
         "tag_count": tag_count,
         "encoder": encoder,
+        "full_stop": full_stop,
     }
     if seed is None:
         return MODELS[name](checked, **arguments)

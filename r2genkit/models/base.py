@@ -1,12 +1,14 @@
-"""What every report model shares: the step contract, its state, the loss, the visual input.
+"""What every report model shares, and the contract of the flat ones.
 
-A flat report model writes one token sequence per study. It is used in three ways, and a test
-proves for every model that they agree:
+A report model is used in three ways, and a test proves for every model that they agree:
 
 * ``loss(batch)`` trains it on the reference text (teacher forcing);
-* ``log_probs(batch)`` scores a text that is given;
-* ``encode(batch)`` once, then ``step(tokens, state)`` per token, writes a new text
-  (:mod:`r2genkit.decoding`).
+* ``score(batch)`` gives the log-probability of a text that is given;
+* ``write(batch, writer)`` writes a new text (:mod:`r2genkit.decoding`).
+
+A flat model (:class:`FlatModel`) writes one token sequence per study: ``encode(batch)`` once, then
+``step(tokens, state)`` per token. Models that write sentence by sentence are in
+:mod:`r2genkit.models.hierarchical`.
 
 Id 0 is begin mark, end mark and padding at once, as in the released R2Gen code.
 """
@@ -14,14 +16,17 @@ Id 0 is begin mark, end mark and padding at once, as in the released R2Gen code.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from r2genkit.batches import Batch
+from r2genkit.batches import Batch, SentenceLayout
 from r2genkit.errors import KitError
+
+if TYPE_CHECKING:
+    from r2genkit.decoding import Decoded, Writer
 
 
 class ModelConfig(BaseModel):
@@ -118,6 +123,32 @@ def flatten_views(features: Tensor, view_mask: Tensor) -> tuple[Tensor, Tensor]:
     return features.flatten(1, 2), mask.flatten(1, 2)
 
 
+def pooled_views(features: Tensor, view_mask: Tensor, slots: int) -> Tensor:
+    """The mean patch of each view, views side by side ``[B, slots * D]``; absent views are zero.
+
+    Args:
+        features: patch features ``[B, V, S, D]``.
+        view_mask: ``[B, V]`` bool.
+        slots: views that the model was built for, at least V.
+
+    Raises:
+        KitError: more views than slots.
+    """
+    views = features.shape[1]
+    if views > slots:
+        raise KitError(
+            f"studies with {views} views do not fit a model built for {slots}; "
+            f"set its option views to {views}."
+        )
+    pooled = features.mean(2) * view_mask.unsqueeze(-1)  # [B, V, D]
+    return nn.functional.pad(pooled, (0, 0, 0, slots - views)).flatten(1)
+
+
+def mean_patch(patches: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the present patches ``[B, D]`` of :func:`flatten_views`."""
+    return patches.sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
+
+
 def target_mask(lengths: Tensor, length: int) -> Tensor:
     """``[B, T-1]`` bool: True where target ``tokens[:, t+1]`` is a word or the end mark.
 
@@ -151,10 +182,7 @@ def token_cross_entropy(
 
 
 class ReportModel(nn.Module):
-    """Base of the flat report models.
-
-    A subclass defines ``Config``, ``encode`` and ``step``; it may replace ``unroll`` by something
-    faster than stepping and ``regularisers`` by further loss terms.
+    """Base of all report models; see :class:`FlatModel` and ``HierarchicalModel``.
 
     Args:
         config: options of the model.
@@ -164,6 +192,8 @@ class ReportModel(nn.Module):
         encoder: image encoder trained with the model (end to end). Without it the model reads
             ``batch.features``; with it, ``batch.features`` when present, else ``batch.images``.
             Its parameters carry the prefix "encoder" (for their own learning rate).
+        full_stop: id of the full stop (``vocabulary.full_stop``); models that write sentence by
+            sentence need it.
     """
 
     Config: ClassVar[type[ModelConfig]] = ModelConfig
@@ -176,6 +206,7 @@ class ReportModel(nn.Module):
         feature_dim: int,
         tag_count: int = 0,
         encoder: nn.Module | None = None,
+        full_stop: int | None = None,
     ) -> None:
         super().__init__()
         if vocabulary_size < 2:
@@ -188,6 +219,78 @@ class ReportModel(nn.Module):
         self.feature_dim = feature_dim
         self.tag_count = tag_count
         self.encoder = encoder
+        self.full_stop = full_stop
+
+    @property
+    def layout(self) -> SentenceLayout | None:
+        """How the loader has to cut target reports into sentences; None = not at all."""
+        return None
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Training loss: "loss" (scalar, the sum of all other entries) and its parts."""
+        raise NotImplementedError
+
+    def score(self, batch: Batch) -> Tensor:
+        """Log-probability of the reports in ``batch`` ``[B]`` (natural log, teacher forcing)."""
+        raise NotImplementedError
+
+    def write(self, batch: Batch, writer: Writer) -> Decoded:
+        """Write the reports of a minibatch by the rules of ``writer``."""
+        raise NotImplementedError
+
+    # --- what every model gets --------------------------------------------------------------
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """``loss``; the name that multi-process wrappers call."""
+        return self.loss(batch)
+
+    def patch_features(self, batch: Batch) -> Tensor:
+        """``[B, V, S, D]`` from the minibatch, or from its pixels through the encoder.
+
+        Raises:
+            KitError: neither is usable, or the features have another length than the model's.
+        """
+        if batch.features is not None:
+            features = batch.features
+        elif self.encoder is None:
+            raise KitError(
+                "this minibatch has no patch features and the model has no image encoder; "
+                "cache features first or build the model with an encoder."
+            )
+        elif batch.images is None:
+            raise KitError("this minibatch has neither images nor patch features; give it one.")
+        else:
+            features = encode_views(self.encoder, batch.images, batch.view_mask)
+        if features.shape[-1] != self.feature_dim:
+            raise KitError(
+                f"patch features have {features.shape[-1]} numbers and the model expects "
+                f"{self.feature_dim}; use the encoder (and PCA) that the model was built for."
+            )
+        return features
+
+    def required_tags(self, batch: Batch) -> Tensor | None:
+        """``batch.tags [B, F]`` if this model reads tags, else None.
+
+        Raises:
+            KitError: the model reads tags and the minibatch has none, or another number.
+        """
+        if not self.tag_count:
+            return None
+        if batch.tags is None or batch.tags.shape[-1] != self.tag_count:
+            got = "none" if batch.tags is None else str(batch.tags.shape[-1])
+            raise KitError(
+                f"the model reads {self.tag_count} finding probabilities per study and the "
+                f"minibatch has {got}; run the finding classifier or build without tags."
+            )
+        return batch.tags
+
+
+class FlatModel(ReportModel):
+    """Base of the models that write one token sequence per study.
+
+    A subclass defines ``Config``, ``encode`` and ``step``; it may replace ``unroll`` by something
+    faster than stepping and ``regularisers`` by further loss terms.
+    """
 
     # --- what a subclass writes -------------------------------------------------------------
 
@@ -232,7 +335,7 @@ class ReportModel(nn.Module):
         """
         return {}
 
-    # --- what every model gets --------------------------------------------------------------
+    # --- what every flat model gets ---------------------------------------------------------
 
     def log_probs(self, batch: Batch) -> Tensor:
         """Teacher-forced log-probabilities ``[B, T-1, K]``; position t predicts token t+1."""
@@ -259,9 +362,15 @@ class ReportModel(nn.Module):
         }
         return {"loss": sum(parts.values()), **parts}
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss``; the name that multi-process wrappers call."""
-        return self.loss(batch)
+    def score(self, batch: Batch) -> Tensor:
+        """Log-probability of each report ``[B]``: its words and, unless cut off, its end mark."""
+        self._require_tokens(batch, lengths=True)
+        chosen = self.unroll(batch)[0].gather(-1, batch.tokens[:, 1:, None]).squeeze(-1)
+        return (chosen * target_mask(batch.lengths, batch.tokens.shape[1])).sum(1)
+
+    def write(self, batch: Batch, writer: Writer) -> Decoded:
+        """One text per study (or several samples), word by word."""
+        return writer.texts(self.step, self.encode(batch), batch.study_ids)
 
     @staticmethod
     def token_weights(batch: Batch) -> Tensor:
@@ -269,46 +378,6 @@ class ReportModel(nn.Module):
         if batch.token_weights is not None:
             return batch.token_weights
         return target_mask(batch.lengths, batch.tokens.shape[1]).float()
-
-    def patch_features(self, batch: Batch) -> Tensor:
-        """``[B, V, S, D]`` from the minibatch, or from its pixels through the encoder.
-
-        Raises:
-            KitError: neither is usable, or the features have another length than the model's.
-        """
-        if batch.features is not None:
-            features = batch.features
-        elif self.encoder is None:
-            raise KitError(
-                "this minibatch has no patch features and the model has no image encoder; "
-                "cache features first or build the model with an encoder."
-            )
-        elif batch.images is None:
-            raise KitError("this minibatch has neither images nor patch features; give it one.")
-        else:
-            features = encode_views(self.encoder, batch.images, batch.view_mask)
-        if features.shape[-1] != self.feature_dim:
-            raise KitError(
-                f"patch features have {features.shape[-1]} numbers and the model expects "
-                f"{self.feature_dim}; use the encoder (and PCA) that the model was built for."
-            )
-        return features
-
-    def required_tags(self, batch: Batch) -> Tensor | None:
-        """``batch.tags [B, F]`` if this model reads tags, else None.
-
-        Raises:
-            KitError: the model reads tags and the minibatch has none, or another number.
-        """
-        if not self.tag_count:
-            return None
-        if batch.tags is None or batch.tags.shape[-1] != self.tag_count:
-            got = "none" if batch.tags is None else str(batch.tags.shape[-1])
-            raise KitError(
-                f"the model reads {self.tag_count} finding probabilities per study and the "
-                f"minibatch has {got}; run the finding classifier or build without tags."
-            )
-        return batch.tags
 
     @staticmethod
     def _require_tokens(batch: Batch, *, lengths: bool = False) -> None:

@@ -2,10 +2,11 @@
 
 * Show and Tell: Vinyals et al., "Show and Tell: A Neural Image Caption Generator", CVPR 2015.
 * Show, Attend and Tell: Xu et al., ICML 2015, the soft ("deterministic") attention.
+* Cascade: after Shin et al., CVPR 2016, findings first, then words.
 
-Both papers caption one photograph with one sentence. Ours, where they happen: two views per study,
-finding probabilities ("tags") as a further input, and the whole report as one sequence. Sizes are
-those of the 2018 TensorFlow kit (512).
+The first two papers caption one photograph with one sentence. Ours, where they happen: two views
+per study, finding probabilities ("tags") as a further input, and the whole report as one sequence.
+Sizes are those of the 2018 TensorFlow kit (512).
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ from torch import Tensor, nn
 from r2genkit.batches import Batch
 from r2genkit.errors import KitError
 from r2genkit.models.attention import AdditiveAttention, DotAttention
-from r2genkit.models.base import ModelConfig, ReportModel, State, flatten_views, target_mask
+from r2genkit.models.base import (
+    FlatModel,
+    ModelConfig,
+    State,
+    flatten_views,
+    mean_patch,
+    pooled_views,
+    target_mask,
+)
 
 
 class WordEmbedding(nn.Module):
@@ -63,7 +72,7 @@ class ShowTellConfig(ModelConfig):
     """View slots concatenated into the image vector; an absent view counts as zeros."""
 
 
-class ShowTell(ReportModel):
+class ShowTell(FlatModel):
     """Show and Tell: the image is the first "word" of the LSTM (eq. 10-12).
 
     ``x_{-1} = W_i v``; ``x_t = E w_t``; ``h_t = LSTM(x_t)``; ``p_{t+1} = softmax(W_o h_t)``.
@@ -84,21 +93,17 @@ class ShowTell(ReportModel):
     def image_vector(self, batch: Batch) -> Tensor:
         """``W_i v``: ``[B, E]``, the mean patch of each view, views side by side."""
         features = self.patch_features(batch)
-        slots, views = self.config.views, features.shape[1]
-        if views > slots:
-            raise KitError(
-                f"studies with {views} views do not fit a model built for {slots}; "
-                f"set its option views to {views}."
-            )
-        pooled = features.mean(2) * batch.view_mask.unsqueeze(-1)  # [B, V, D]
-        pooled = nn.functional.pad(pooled, (0, 0, 0, slots - views))
-        return self.image(pooled.flatten(1))
+        return self.image(pooled_views(features, batch.view_mask, self.config.views))
+
+    def initial(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        """LSTM memory ``[1, B, H]`` before the image; None = zero."""
+        return None
 
     def encode(self, batch: Batch) -> State:
         """The LSTM memory after it has read the image."""
         fixed = self.embedding.project_tags(self.required_tags(batch))
         first = self.image_vector(batch) + fixed.get("tags", 0.0)
-        _, (h, c) = self.lstm(self.dropout(first).unsqueeze(1))
+        _, (h, c) = self.lstm(self.dropout(first).unsqueeze(1), self.initial(batch))
         return State(fixed, {"h": h[0], "c": c[0]})
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
@@ -115,8 +120,44 @@ class ShowTell(ReportModel):
         first = self.image_vector(batch) + (0.0 if tags is None else tags)
         words = self.embedding(batch.tokens[:, :-1], tags)
         inputs = torch.cat([first.unsqueeze(1), words], 1)  # [B, T, E]
-        hidden, _ = self.lstm(self.dropout(inputs))
+        hidden, _ = self.lstm(self.dropout(inputs), self.initial(batch))
         return self.output(self.dropout(hidden[:, 1:])).log_softmax(-1), {}
+
+
+class CascadeConfig(ShowTellConfig):
+    """Options of :class:`Cascade`."""
+
+
+class Cascade(ShowTell):
+    """From recognised findings to words: the findings set the LSTM's memory.
+
+    After Shin et al., "Learning to Read Chest X-Rays: Recurrent Neural Cascade Model for Automated
+    Image Annotation", CVPR 2016: a CNN learns disease labels, and an RNN that starts from what it
+    recognised writes the annotation. There the RNN writes about five MeSH terms, starts from the
+    CNN's feature vector, and a second round learns finer labels from its states; here it writes
+    the whole report, ``h_{-1}, c_{-1} = tanh(W p)`` with p the classifier's probabilities, there is
+    one round, and the image follows as the first input as in :class:`ShowTell`. Tags are not added
+    to the word vectors: what the memory forgets is gone.
+    """
+
+    Config = CascadeConfig
+    config: CascadeConfig
+
+    def __init__(self, config: CascadeConfig, **sizes) -> None:
+        super().__init__(config, **sizes)
+        if not self.tag_count:
+            raise KitError(
+                "the cascade starts from predicted findings; give the recipe a tags block, or use "
+                "show_tell."
+            )
+        self.embedding = WordEmbedding(self.vocabulary_size, config.embedding_size, 0)
+        self.initial_h = nn.Linear(self.tag_count, config.hidden_size)
+        self.initial_c = nn.Linear(self.tag_count, config.hidden_size)
+
+    def initial(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """``h_{-1}, c_{-1} [1, B, H]`` from the findings."""
+        tags = self.required_tags(batch).unsqueeze(0)
+        return self.initial_h(tags).tanh(), self.initial_c(tags).tanh()
 
 
 class ShowAttendTellConfig(ModelConfig):
@@ -136,7 +177,7 @@ class ShowAttendTellConfig(ModelConfig):
     """On word vectors and before the output layer."""
 
 
-class ShowAttendTell(ReportModel):
+class ShowAttendTell(FlatModel):
     """Show, Attend and Tell with soft attention over the patches of all views.
 
     With a_i the L = V*S patches and h, c the LSTM memory (section 3.1.2 and 4.2):
@@ -189,7 +230,7 @@ class ShowAttendTell(ReportModel):
     def encode(self, batch: Batch) -> State:
         """Patches, their keys, and the initial memory from the mean patch."""
         patches, mask = flatten_views(self.patch_features(batch), batch.view_mask)
-        mean = patches.sum(1) / mask.sum(1, keepdim=True).clamp_min(1)  # [B, D], present patches
+        mean = mean_patch(patches, mask)  # [B, D]
         fixed = {
             "patches": patches,
             "keys": self.attention.keys(patches),

@@ -83,6 +83,11 @@ class Vocabulary:
         """Id of ``<unk>``."""
         return self._ids[UNKNOWN]
 
+    @property
+    def full_stop(self) -> int | None:
+        """Id of the full stop; None where the text rule drops full stops."""
+        return self._ids.get(".")
+
     def __len__(self) -> int:
         """Number of logits: the words and id 0."""
         return len(self.words) + 1

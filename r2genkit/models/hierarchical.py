@@ -1,0 +1,309 @@
+"""Reports sentence by sentence: what the hierarchical models share.
+
+A sentence level plans ("what is the next sentence about, and is it the last?"), a word level writes
+each sentence. A subclass of :class:`HierarchicalModel` gives the sentence level in four parts:
+
+* ``encode(batch)``: the state before the first sentence;
+* ``plan(state)``: the topic of the next sentence, a vector, and where the model looks for it;
+* ``sentence_vectors(tokens)``: what it keeps of a sentence once written, or None;
+* ``read(vector, state)``: takes note of that sentence and says whether the report ends with it.
+
+For training, the word level sees all sentences of all studies in one fused LSTM call; only the
+sentence level, a handful of steps, runs one after the other. The same parts write new reports
+(``Writer.reports`` in :mod:`r2genkit.decoding`), and a test proves for every model that a written
+report has the log-probability which ``score`` gives it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from r2genkit.batches import Batch, SentenceLayout
+from r2genkit.errors import KitError
+from r2genkit.models.base import (
+    ModelConfig,
+    ReportModel,
+    State,
+    target_mask,
+    token_cross_entropy,
+)
+from r2genkit.models.cnn_rnn import WordEmbedding
+
+if TYPE_CHECKING:
+    from r2genkit.decoding import Decoded, Writer
+
+
+class HierarchicalConfig(ModelConfig):
+    """Options that every hierarchical model has; sizes are those of the 2018 kit."""
+
+    embedding_size: int = Field(512, ge=1)
+    hidden_size: int = Field(512, ge=1)
+    """Of the sentence LSTM (where there is one) and of the word LSTM."""
+    sentences: int = Field(8, ge=1)
+    """Most sentences of a report; further ones are not learned."""
+    words: int = Field(50, ge=2)
+    """Most words of a sentence; further ones are not learned."""
+    stop_weight: float = Field(5.0, ge=0.0)
+    """Factor on the stop loss beside a word loss of factor 1 (Krause et al. 2017: 5)."""
+    dropout: float = Field(0.3, ge=0.0, lt=1.0)
+    """On word vectors, topics and before the output layer."""
+    views: int = Field(2, ge=1)
+    """View slots concatenated into the image vector; an absent view counts as zeros."""
+
+
+class WordDecoder(nn.Module):
+    """LSTM that writes one sentence about a topic: ``p(w_t | w_<t, topic)``.
+
+    Args:
+        vocabulary_size: K.
+        embedding_size: E, length of a word vector.
+        hidden_size: H, LSTM units.
+        topic_size: P, length of a topic.
+        tag_count: F, finding probabilities added to every word vector; 0 = none.
+        dropout: on word vectors, topics and before the output layer.
+        topic_as: "state" = ``h_0, c_0 = tanh(W topic)`` (the 2018 kit); "input" = the topic is the
+            first input, before the begin mark (Krause et al. 2017, Jing et al. 2018).
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        embedding_size: int,
+        hidden_size: int,
+        topic_size: int,
+        *,
+        tag_count: int = 0,
+        dropout: float = 0.0,
+        topic_as: Literal["state", "input"] = "state",
+    ) -> None:
+        super().__init__()
+        self.embedding = WordEmbedding(vocabulary_size, embedding_size, tag_count)
+        self.topic_as = topic_as
+        if topic_as == "state":
+            self.initial_h = nn.Linear(topic_size, hidden_size)
+            self.initial_c = nn.Linear(topic_size, hidden_size)
+        else:
+            self.first = nn.Linear(topic_size, embedding_size)
+        self.lstm = nn.LSTM(embedding_size, hidden_size, batch_first=True)
+        self.output = nn.Linear(hidden_size, vocabulary_size)
+        self.dropout = nn.Dropout(dropout)
+
+    def begin(self, topic: Tensor, tags: Tensor | None) -> State:
+        """State before the first word, N sentences.
+
+        Args:
+            topic: ``[N, P]``.
+            tags: ``[N, E]`` projected tags (``embedding.project_tags``), or None.
+        """
+        topic = self.dropout(topic)
+        if self.topic_as == "state":
+            moving = {"h": self.initial_h(topic).tanh(), "c": self.initial_c(topic).tanh()}
+        else:
+            first = self.first(topic) + (0.0 if tags is None else tags)
+            _, (h, c) = self.lstm(first.unsqueeze(1))
+            moving = {"h": h[0], "c": c[0]}
+        return State({} if tags is None else {"tags": tags}, moving)
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """One word: ``tokens [N]`` -> log-probabilities of the next ``[N, K]``, new state."""
+        hidden, (h, c) = self._run(tokens.unsqueeze(1), state)
+        return self._predict(hidden[:, 0]), state.advance(h=h[0], c=c[0])
+
+    def unroll(self, tokens: Tensor, state: State) -> Tensor:
+        """Teacher forcing: ``tokens [N, W]``, begin mark first -> ``[N, W, K]``."""
+        return self._predict(self._run(tokens, state)[0])
+
+    def _run(self, tokens: Tensor, state: State) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        words = self.dropout(self.embedding(tokens, state.fixed.get("tags")))
+        return self.lstm(words, (state["h"].unsqueeze(0), state["c"].unsqueeze(0)))
+
+    def _predict(self, hidden: Tensor) -> Tensor:
+        return self.output(self.dropout(hidden)).log_softmax(-1)
+
+
+@dataclass
+class Unrolled:
+    """Teacher forcing over M sentences of at most W words.
+
+    Attributes:
+        log_probs: ``[B, M, W, K]``.
+        stop: ``[B, M]`` log-odds that the report ends after the sentence.
+        traces: ``[B, M, ...]`` by name.
+    """
+
+    log_probs: Tensor
+    stop: Tensor
+    traces: dict[str, Tensor]
+
+
+class HierarchicalModel(ReportModel):
+    """Base of the models that write sentence by sentence.
+
+    A subclass defines ``Config``, ``encode``, ``plan`` and ``read`` (and ``sentence_vectors`` if it
+    reads what it wrote), and sets ``self.words`` to its :class:`WordDecoder`. The state of the
+    sentence level holds the projected tags under "word_tags" (see :meth:`word_tags`).
+    """
+
+    Config = HierarchicalConfig
+    config: HierarchicalConfig
+    words: WordDecoder
+
+    def __init__(self, config: HierarchicalConfig, **sizes) -> None:
+        super().__init__(config, **sizes)
+        if self.full_stop is None:
+            raise KitError(
+                "a model that writes sentence by sentence needs the full stop in its vocabulary; "
+                "use a text rule that keeps full stops (text.compat: default)."
+            )
+
+    # --- what a subclass writes -------------------------------------------------------------
+
+    def encode(self, batch: Batch) -> State:
+        """Look at the images once; the state before the first sentence."""
+        raise NotImplementedError
+
+    def plan(self, state: State) -> tuple[Tensor, State]:
+        """The topic of the next sentence ``[N, P]`` and the new state, with its trace."""
+        raise NotImplementedError
+
+    def sentence_vectors(self, tokens: Tensor) -> Tensor | None:
+        """What the model keeps of written sentences ``[N, E]``; None = nothing.
+
+        Args:
+            tokens: ``[N, W]`` words, then end mark and padding 0.
+        """
+        return None
+
+    def read(self, vector: Tensor | None, state: State) -> tuple[Tensor, State]:
+        """Take note of the sentence just written.
+
+        Args:
+            vector: ``[N, E]`` from :meth:`sentence_vectors`.
+            state: from :meth:`plan`.
+
+        Returns:
+            Log-odds ``[N]`` that the report ends here, and the new state.
+        """
+        raise NotImplementedError
+
+    # --- what every hierarchical model gets -------------------------------------------------
+
+    @property
+    def layout(self) -> SentenceLayout:
+        """Reports are cut at full stops, to the sizes of the options."""
+        return SentenceLayout(self.full_stop, self.config.sentences, self.config.words)
+
+    def word_tags(self, batch: Batch) -> dict[str, Tensor]:
+        """The word level's share of a state: ``{"word_tags": [B, E]}``, or nothing."""
+        projected = self.words.embedding.project_tags(self.required_tags(batch))
+        return {f"word_{name}": value for name, value in projected.items()}
+
+    def begin(self, topic: Tensor, state: State) -> State:
+        """State of the word level before the first word of a sentence on ``topic [N, P]``."""
+        return self.words.begin(topic, state.fixed.get("word_tags"))
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """One word of a sentence; 0 is its begin and its end mark."""
+        return self.words.step(tokens, state)
+
+    def unroll(self, batch: Batch, *, trace: bool = False) -> Unrolled:
+        """Teacher forcing on ``batch.sentences``."""
+        given = batch.sentences[:, :, 1:]
+        return self._unroll(batch, self._vectors(given), trace)
+
+    def _vectors(self, words: Tensor) -> Tensor | None:
+        """``sentence_vectors`` of ``[B, M, W]`` words, all at once: ``[B, M, E]``."""
+        vectors = self.sentence_vectors(words.flatten(0, 1))
+        return None if vectors is None else vectors.unflatten(0, words.shape[:2])
+
+    def _unroll(self, batch: Batch, vectors: Tensor | None, trace: bool) -> Unrolled:
+        state = self.encode(batch)
+        state.tracing = trace
+        topics, stops, traces = [], [], []
+        for place in range(batch.sentences.shape[1]):
+            topic, state = self.plan(state)
+            traces.append(state.trace)
+            stop, state = self.read(None if vectors is None else vectors[:, place], state)
+            topics.append(topic)
+            stops.append(stop)
+        count = len(topics)
+        tags = state.fixed.get("word_tags")
+        begun = self.words.begin(
+            torch.stack(topics, 1).flatten(0, 1),
+            None if tags is None else tags.repeat_interleave(count, 0),
+        )
+        log_probs = self.words.unroll(batch.sentences[:, :, :-1].flatten(0, 1), begun)
+        return Unrolled(
+            log_probs.unflatten(0, (-1, count)),
+            torch.stack(stops, 1),
+            {name: torch.stack([t[name] for t in traces], 1) for name in traces[0]},
+        )
+
+    needs_trace_in_loss: bool = False
+
+    def regularisers(self, batch: Batch, traces: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Further loss terms by name (scalars); none by default."""
+        return {}
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Training loss.
+
+        Returns:
+            "loss" (scalar, the sum of all other entries); "word_ce", the weighted mean over words
+            and end marks of sentences; "stop_ce", ``stop_weight`` times the mean binary
+            cross-entropy of the decisions to stop; and one entry per regulariser.
+        """
+        self._require_sentences(batch)
+        unrolled = self.unroll(batch, trace=self.needs_trace_in_loss)
+        weights = batch.sentence_weights
+        if weights is None:
+            weights = self._targets(batch).float()
+        word = token_cross_entropy(
+            unrolled.log_probs.flatten(0, 1),
+            batch.sentences.flatten(0, 1),
+            weights.flatten(0, 1),
+            smoothing=self.config.label_smoothing,
+        )
+        decided = (batch.stops >= 0).float()
+        each = nn.functional.binary_cross_entropy_with_logits(
+            unrolled.stop, batch.stops.clamp_min(0).to(unrolled.stop.dtype), reduction="none"
+        )
+        stop = (each * decided).sum() / decided.sum().clamp_min(1.0)
+        parts = {
+            "word_ce": word,
+            "stop_ce": self.config.stop_weight * stop,
+            **self.regularisers(batch, unrolled.traces),
+        }
+        return {"loss": sum(parts.values()), **parts}
+
+    def score(self, batch: Batch) -> Tensor:
+        """Log-probability of each report ``[B]``: its words, its ends of sentences, its stop."""
+        self._require_sentences(batch)
+        unrolled = self._unroll(batch, self._vectors(batch.sentences[:, :, 1:]), False)
+        targets = batch.sentences[:, :, 1:, None]
+        words = unrolled.log_probs.gather(-1, targets).squeeze(-1) * self._targets(batch)
+        sign = 2.0 * batch.stops - 1.0  # log sigmoid(odds) to stop, log sigmoid(-odds) to go on
+        stops = nn.functional.logsigmoid(sign * unrolled.stop) * (batch.stops >= 0)
+        return words.sum((1, 2)) + stops.sum(1)
+
+    def write(self, batch: Batch, writer: Writer) -> Decoded:
+        """One report per study (or several samples), sentence by sentence."""
+        return writer.reports(self, batch)
+
+    @staticmethod
+    def _targets(batch: Batch) -> Tensor:
+        """``[B, M, W]`` bool: True where ``sentences[:, :, 1:]`` is a word or an end mark."""
+        flat = target_mask(batch.sentence_lengths.flatten(), batch.sentences.shape[-1])
+        return flat.unflatten(0, batch.sentence_lengths.shape)
+
+    @staticmethod
+    def _require_sentences(batch: Batch) -> None:
+        if batch.sentences is None or batch.stops is None or batch.sentence_lengths is None:
+            raise KitError(
+                "this minibatch has no sentences; load it with reports and layout=model.layout."
+            )
