@@ -163,7 +163,7 @@ def sentence_count_figure(
     return _finish(figure, synthetic)
 
 
-def stop_figure(decisions: Mapping[str, Decisions], *, synthetic: bool) -> Figure:
+def stop_figure(decisions: Mapping[str, Decisions], *, synthetic: bool, columns: int = 2) -> Figure:
     """The decision to stop after each sentence, one panel per source.
 
     Grey bars: share of the reports that end there, of those that come so far. Line: mean
@@ -173,20 +173,26 @@ def stop_figure(decisions: Mapping[str, Decisions], *, synthetic: bool) -> Figur
     Args:
         decisions: by panel title, from :func:`stop_decisions`.
         synthetic: whether to tag the figure as drawn from phantom images.
+        columns: panels per row.
     """
+    columns = min(columns, len(decisions))
+    lines = math.ceil(len(decisions) / columns)
+    size = (3.9 * columns + 0.4, 3.1 * lines + 0.4)
     with sns.axes_style("whitegrid"):
-        figure, axes = plt.subplots(
-            1, len(decisions), figsize=(3.9 * len(decisions) + 0.4, 3.5), sharey=True, squeeze=False
-        )
-        for axis, (title, (probabilities, stops)) in zip(axes[0], decisions.items()):
+        figure, axes = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False)
+        for axis in axes.flatten()[len(decisions) :]:
+            axis.set_axis_off()
+        for axis, (title, (probabilities, stops)) in zip(axes.flatten(), decisions.items()):
             table = stop_table(probabilities, stops)
             places = table.index.to_numpy()
             axis.bar(places, table["share"], color="0.85", label="share that ends here")
             axis.plot(places, table["mean"], color=MODEL, lw=1.5, label="mean p(stop)")
-            axis.scatter(places, table["ending"], color=MODEL, s=28, zorder=3, label="... ending")
+            axis.scatter(
+                places, table["ending"], color=MODEL, s=28, zorder=3, label="... where reports end"
+            )
             axis.scatter(
                 places, table["going on"], facecolor="white", edgecolor=MODEL, s=28, zorder=3,
-                label="... going on",
+                label="... where they go on",
             )  # fmt: skip
             axis.set_xticks(places, [f"{p}\n({n})" for p, n in table["reports"].items()])
             axis.tick_params(labelsize=8)
@@ -194,10 +200,11 @@ def stop_figure(decisions: Mapping[str, Decisions], *, synthetic: bool) -> Figur
             axis.set_xlabel("after sentence (reports that come so far)", fontsize=9)
             axis.set_ylim(0, 1.02)
             axis.grid(axis="x", visible=False)
-        axes[0, 0].set_ylabel("probability")
+        for axis in axes[:, 0]:
+            axis.set_ylabel("probability")
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="upper center", ncol=4, fontsize=8, frameon=False)
-        figure.tight_layout(rect=(0, 0.02, 1, 0.93))
+        figure.tight_layout(rect=(0, 0.02, 1, 1 - 0.25 / size[1]))
     return _finish(figure, synthetic)
 
 
@@ -246,22 +253,23 @@ def sentence_attention_figure(
 
     captions = [" | ".join(view_names)]
     for place, sentence in enumerate(sentences):
-        text = textwrap.fill(f"{place + 1}. {sentence or '(empty)'}", 44, max_lines=3)
+        text = textwrap.fill(f"{place + 1}. {sentence or '(empty)'}", 42, max_lines=3)
         if views > 1:
             shares = zip(view_names, attention[place].sum(1))
             text += "\n" + " | ".join(f"{name} {share:.0%}" for name, share in shares)
         if notes is not None:
-            text += "\n" + textwrap.fill(notes[place], 44, max_lines=2)
+            text += "\n" + textwrap.fill(notes[place], 42, max_lines=2)
         captions.append(text.replace("$", r"\$"))  # matplotlib would start a formula
     columns = min(columns, len(captions))
     lines = math.ceil(len(captions) / columns)
     longest = max(caption.count("\n") + 1 for caption in captions)
-    size = (1.5 * views * columns + 0.6, lines * (1.5 * height / width + 0.14 * longest + 0.15))
+    size = (1.5 * views * columns + 0.6, lines * (1.5 * height / width + 0.155 * longest + 0.15))
     figure = plt.figure(figsize=(size[0], size[1] + 0.25), layout="constrained")
+    figure.get_layout_engine().set(rect=(0, 0.2 / size[1], 1, 1 - 0.2 / size[1]))  # room for a tag
     axes = figure.subplots(lines, columns, squeeze=False).flatten()
     for axis, caption in zip(axes, captions):
         axis.imshow(backdrop, cmap="gray", vmin=0, vmax=1)
-        axis.set_title(caption, fontsize=7)
+        axis.set_title(caption, fontsize=8)
     for axis, weights in zip(axes[1:], strength):
         heat = np.concatenate(
             [upsample(view.reshape(rows, cols), height, width) for view in weights], axis=1
