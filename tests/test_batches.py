@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from r2genkit.batches import (
     Batch,
     ReportDataset,
+    SentenceLayout,
     balance_weights,
     collate,
     duplicate_weights,
@@ -302,3 +303,80 @@ def test_dataset_hands_token_weights_and_labels_on():
     assert batch.token_weights.tolist() == [[2, 1, 0], [1, 3, 1]]
     assert batch.labels.tolist() == [[0, 1], [1, 0]]
     assert batch.labels.dtype == torch.float32
+
+
+LAYOUT = SentenceLayout(full_stop=9, sentences=3, words=4)
+
+
+def cut(ids, weights=None, layout=LAYOUT):
+    """Sentences of one report without padding, and its stops."""
+    batch = collate(
+        ["a", "b"],
+        torch.ones(2, 1, dtype=torch.bool),
+        features=torch.zeros(2, 1, 1, 1),
+        tokens=[ids, [0, 1, 9, 0]],
+        token_weights=None if weights is None else [np.array(weights, float), np.ones(3)],
+        layout=layout,
+    )
+    rows = zip(batch.sentences[0], batch.sentence_lengths[0])
+    used = [sentence[: int(n)].tolist() for sentence, n in rows]
+    shape = (*batch.sentences.shape[:2], batch.sentences.shape[2] - 1)
+    assert batch.sentence_weights.shape == shape
+    return [s for s in used if s], batch.stops[0].tolist(), batch
+
+
+def test_full_stops_become_end_marks_of_sentences():
+    sentences, stops, batch = cut([0, 1, 2, 9, 3, 9, 0])
+    assert sentences == [[0, 1, 2, 0], [0, 3, 0]] and stops == [0, 1]
+    assert batch.sentences[1].tolist() == [[0, 1, 0, 0], [0, 0, 0, 0]]
+    assert batch.sentence_lengths.tolist() == [[4, 3], [3, 0]]
+    assert batch.stops[1].tolist() == [1, -1]
+    assert batch.select([1]).sentences.shape == (1, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("ids", "sentences", "stops"),
+    [
+        # A report without its last full stop still ends its sentence.
+        ([0, 1, 9, 2, 0], [[0, 1, 0], [0, 2, 0]], [0, 1]),
+        # Cut off within a sentence, or behind one: nobody knows whether it would have ended.
+        ([0, 1, 9, 2], [[0, 1, 0], [0, 2]], [0, -1]),
+        ([0, 1, 9, 2, 9], [[0, 1, 0], [0, 2, 0]], [0, -1]),
+        # A sentence without words is none.
+        ([0, 9, 1, 9, 9, 2, 9, 0], [[0, 1, 0], [0, 2, 0]], [0, 1]),
+        # As many words as allowed, or more: the sentence ends by itself.
+        ([0, 1, 2, 3, 9, 0], [[0, 1, 2, 3, 0]], [1]),
+        ([0, 1, 2, 3, 4, 9, 0], [[0, 1, 2, 3, 4]], [1]),
+        ([0, 1, 2, 3, 4, 5, 9, 6, 9, 0], [[0, 1, 2, 3, 4], [0, 6, 0]], [0, 1]),
+        # As many sentences as allowed, or more: the report ends by itself.
+        ([0, 1, 9, 2, 9, 3, 9, 0], [[0, 1, 0], [0, 2, 0], [0, 3, 0]], [0, 0, -1]),
+        ([0, 1, 9, 2, 9, 3, 9, 4, 9, 0], [[0, 1, 0], [0, 2, 0], [0, 3, 0]], [0, 0, -1]),
+        # An empty report has nothing to learn from.
+        ([0, 0], [], [-1]),
+    ],
+)
+def test_limits_of_the_layout_and_of_the_text(ids, sentences, stops):
+    assert cut(ids)[:2] == (sentences, stops)
+
+
+def test_each_token_keeps_its_weight_in_its_sentence():
+    _, _, batch = cut([0, 1, 2, 9, 3, 4, 5, 6, 7, 9, 0], [3, 3, 3, 1, 1, 1, 1, 1, 1, 2])
+    assert batch.sentence_weights[0].tolist() == [[3, 3, 3, 0], [1, 1, 1, 1]]
+
+
+def test_a_data_set_cuts_its_reports():
+    features = torch.zeros(2, 1, 1, 1)
+
+    class Store:
+        study_ids = ("a", "b")
+        view_mask = np.ones((2, 1), dtype=bool)
+
+        def gather(self, rows):
+            return features[rows]
+
+    tokens = [[0, 1, 9, 0], [0, 1, 9, 2, 9, 0]]
+    dataset = ReportDataset(["a", "b"], features=Store(), tokens=tokens, layout=LAYOUT)
+    batch = dataset.batch([1, 0], np.random.default_rng(0))
+    assert batch.stops.tolist() == [[0, 1], [1, -1]]
+    plain = ReportDataset(["a", "b"], features=Store(), tokens=tokens)
+    assert plain.batch([1], np.random.default_rng(0)).sentences is None

@@ -16,7 +16,6 @@ from r2genkit.batches import Batch
 from r2genkit.decoding import DecodingConfig, constrain, decode, decode_all, draw, search
 from r2genkit.errors import KitError
 from r2genkit.models.base import FlatModel, ModelConfig, State
-from r2genkit.study import Hypothesis
 from r2genkit.text.vocabulary import Vocabulary
 
 torch.set_num_threads(1)

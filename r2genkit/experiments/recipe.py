@@ -87,7 +87,13 @@ class EncoderConfig(_Strict):
 
 
 class TagsConfig(_Strict):
-    """Finding classifier whose probabilities the decoder is given at every step."""
+    """Finding classifier whose probabilities the decoder is given.
+
+    The classifier knows its training studies nearly by heart and is unsure elsewhere, so a decoder
+    that learns from its probabilities there learns to doubt them and to go by what it remembers.
+    With ``teacher_forcing`` the decoder reads the true findings of training studies: what a yes
+    means is then never in doubt, and at test it stands or falls with the classifier.
+    """
 
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -96,6 +102,21 @@ class TagsConfig(_Strict):
     dropout: float = Field(0.2, ge=0, lt=1)
     crossfit: int = Field(0, ge=0, description="folds for the tags of training studies; 0 = none")
     min_positives: int = Field(10, ge=1, description="training studies a finding type must have")
+    teacher_forcing: bool = Field(
+        False, description="training studies: the decoder reads true findings, not predicted ones"
+    )
+    sharpness: float = Field(
+        1.0, gt=0, description="factor on the log-odds that the decoder reads; above 1 = yes or no"
+    )
+    called_at: float = Field(
+        0.5, gt=0, lt=1, description="probability that the decoder reads as one half"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TagsConfig:
+        if self.crossfit and self.teacher_forcing:
+            raise ValueError("true findings leave crossfit nothing to do: set one of the two")
+        return self
 
 
 class SamplingConfig(_Strict):

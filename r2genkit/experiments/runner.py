@@ -45,7 +45,7 @@ from r2genkit.experiments.environment import (
 )
 from r2genkit.experiments.recipe import Recipe, load_recipe
 from r2genkit.experiments.results import ResultRow, make_row, write_row
-from r2genkit.experiments.tagging import mean_test_auroc, prepare_tags
+from r2genkit.experiments.tagging import decoder_tags, mean_test_auroc, prepare_tags
 from r2genkit.experiments.trained import PCA_FILE, TAGS_FOLDER, TrainedSystem, load_trained
 from r2genkit.experiments.verdict import (
     evaluate_run,
@@ -427,7 +427,7 @@ def _train(
             part,
             seed=seed,
             training=training,
-            tags=None if tags is None else tags.of(text.part(part)),
+            tags=None if tags is None else decoder_tags(recipe.tags, tags, text, part),
             layout=model.layout,
         )
 
@@ -473,11 +473,12 @@ def validation_scores(
 ) -> Callable[[ReportModel], dict[str, float]]:
     """A function that decodes the validation set greedily and scores it (no METEOR, no interval).
 
-    Greedy whatever the recipe decodes with at the end: beams every epoch would cost more than
-    the training itself.
+    Greedy whatever the recipe decodes with at the end, by its other rules: beams every epoch would
+    cost more than the training itself.
     """
     references = {key: text.references[key] for key in text.split.validation}
-    greedy = DecodingConfig(method="greedy", max_length=recipe.decoding.max_length)
+    rules = {**recipe.decoding.model_dump(), "method": "greedy", "samples": 1}
+    greedy = DecodingConfig.model_validate(rules)
 
     def validate(model: ReportModel) -> dict[str, float]:
         reports = decode_all(model, loader, greedy, vocabulary=text.vocabulary)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import fields
 
 import numpy as np
 from filelock import FileLock
@@ -62,8 +63,10 @@ def prepare_tags(
     code. Labels of test studies are not read.
     """
     types = trainable_types(text, config.min_positives)
+    settings = config.model_dump(include={field.name for field in fields(TagConfig)})
     content = {
-        "config": config.model_dump(),
+        "config": settings,
+        "crossfit": config.crossfit,
         "features": features.digest,
         "train": ids_fingerprint(text.split.train),
         "validation": ids_fingerprint(text.split.validation),
@@ -76,7 +79,6 @@ def prepare_tags(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not (folder / "tags.json").is_file():
-            settings = config.model_dump(exclude={"crossfit", "min_positives"})
             fit_tags(
                 types,
                 features,
@@ -89,6 +91,31 @@ def prepare_tags(
                 progress=progress,
             ).save(folder)
     return Tags.load(folder)
+
+
+def sharpen(probabilities: np.ndarray, sharpness: float, called_at: float = 0.5) -> np.ndarray:
+    """``sigmoid(sharpness * (logit(p) - logit(called_at)))``: clearer answers, moved threshold.
+
+    Args:
+        probabilities: any shape, in [0, 1].
+        sharpness: above 0; 1 leaves differences of log-odds as they are.
+        called_at: the probability that becomes one half.
+    """
+    p = np.asarray(probabilities, dtype=np.float64)
+    # The same function without a logit, which has no value at 0 and 1.
+    yes, no = (p * (1.0 - called_at)) ** sharpness, ((1.0 - p) * called_at) ** sharpness
+    return (yes / (yes + no)).astype(np.float32)
+
+
+def decoder_tags(config: TagsConfig, tags: Tags, text: PreparedText, part: str) -> np.ndarray:
+    """What the decoder is told of the findings of one part's studies ``[N, F]``, in order.
+
+    True findings are told of training studies only, and only with ``teacher_forcing``.
+    """
+    ids = text.part(part)
+    if config.teacher_forcing and part == "train":
+        return true_findings(text, ids, tags.types).astype(np.float32)
+    return sharpen(tags.of(ids), config.sharpness, config.called_at)
 
 
 def mean_test_auroc(tags: Tags, text: PreparedText) -> float:

@@ -23,6 +23,7 @@ from r2genkit.encoders.features import PCA
 from r2genkit.encoders.tags import Tags
 from r2genkit.errors import KitError
 from r2genkit.experiments.recipe import Recipe
+from r2genkit.experiments.tagging import sharpen
 from r2genkit.files import replacing
 from r2genkit.images import load_image
 from r2genkit.models import build_model
@@ -31,7 +32,7 @@ from r2genkit.paths import runs_dir
 from r2genkit.study import Hypothesis
 from r2genkit.text.vocabulary import Vocabulary
 from r2genkit.training.checkpoints import Checkpoints, load_weights
-from r2genkit.viz.attention import attention_figure
+from r2genkit.viz.attention import attention_figure, by_sentence
 
 PCA_FILE = "pca.safetensors"
 TAGS_FOLDER = "tags"
@@ -87,7 +88,10 @@ class TrainedSystem:
         batch.features = features.half().float() * mask[:, :, None, None]
         batch.images = None
         if self.tags is not None:
-            batch.tags = self.tags.model.logits(batch).sigmoid()
+            config = self.recipe.tags
+            probabilities = self.tags.model.logits(batch).sigmoid().numpy()
+            told = sharpen(probabilities, config.sharpness, config.called_at)
+            batch.tags = torch.from_numpy(told)
         return batch
 
     def read(self, frontal: Path, lateral: Path | None = None) -> list[np.ndarray]:
@@ -143,18 +147,19 @@ class TrainedSystem:
     def save_attention(
         self, hypothesis: Hypothesis, frontal: Path, lateral: Path | None, path: Path
     ) -> None:
-        """Save where the model looked for each word, over the views; atomic.
+        """Save where the model looked for each word, or each sentence, over the views; atomic.
 
         Raises:
             KitError: the model has no attention.
         """
         if "attention" not in hypothesis.trace:
             raise KitError(f"{self.recipe.title} has no attention to draw: leave out --attention")
-        figure = attention_figure(
-            np.stack(self.read(frontal, lateral)),
-            hypothesis.trace["attention"],
-            hypothesis.text.split(),
-        )
+        seen, words, columns = hypothesis.trace["attention"], hypothesis.text.split(), 6
+        if "sentence" in hypothesis.trace:
+            seen, words = by_sentence(seen, words, hypothesis.trace["sentence"])
+            columns = 3
+        views = np.stack(self.read(frontal, lateral))
+        figure = attention_figure(views, seen, words, columns=columns)
         with replacing(path) as temporary:
             figure.savefig(temporary, format=Path(path).suffix.lstrip(".") or "png", dpi=110)
         plt.close(figure)

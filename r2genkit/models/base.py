@@ -160,7 +160,7 @@ def target_mask(lengths: Tensor, length: int) -> Tensor:
 
 
 def token_cross_entropy(
-    log_probs: Tensor, tokens: Tensor, weights: Tensor, *, smoothing: float = 0.0
+    log_probs: Tensor, targets: Tensor, weights: Tensor, *, smoothing: float = 0.0
 ) -> Tensor:
     """Weighted mean negative log-likelihood: ``sum(-log p * weight) / sum(weight)``.
 
@@ -168,13 +168,13 @@ def token_cross_entropy(
     tokens of the minibatch, not over studies.
 
     Args:
-        log_probs: ``[B, T-1, K]``, position t predicts token t+1.
-        tokens: ``[B, T]``, begin mark first.
-        weights: ``[B, T-1]`` of the targets ``tokens[:, 1:]``.
+        log_probs: ``[..., K]``.
+        targets: ``[...]`` int64.
+        weights: ``[...]``.
         smoothing: label smoothing in [0, 1); the target becomes
             ``(1 - smoothing) * one-hot + smoothing / K``.
     """
-    loss = -log_probs.gather(-1, tokens[:, 1:, None]).squeeze(-1)  # [B, T-1]
+    loss = -log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     if smoothing:
         loss = (1.0 - smoothing) * loss - smoothing * log_probs.mean(-1)
     # All weights zero (a minibatch of empty reports) gives loss 0 and no gradient, not NaN.
@@ -354,7 +354,7 @@ class FlatModel(ReportModel):
         parts = {
             "token_ce": token_cross_entropy(
                 log_probs,
-                batch.tokens,
+                batch.tokens[:, 1:],
                 self.token_weights(batch),
                 smoothing=self.config.label_smoothing,
             ),

@@ -78,6 +78,7 @@ class CoAttention(HierarchicalModel):
             tag_count=self.tag_count if config.tags_in_words else 0,
             dropout=config.dropout,
             topic_as="input",
+            topic_everywhere=config.topic_everywhere,
         )
         self.dropout = nn.Dropout(config.dropout)
 

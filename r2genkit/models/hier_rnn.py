@@ -49,6 +49,7 @@ class HierRNN(HierarchicalModel):
             hidden,
             tag_count=self.tag_count,
             dropout=config.dropout,
+            topic_everywhere=config.topic_everywhere,
         )
         self.dropout = nn.Dropout(config.dropout)
 

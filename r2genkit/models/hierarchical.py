@@ -50,6 +50,9 @@ class HierarchicalConfig(ModelConfig):
     """Most words of a sentence; further ones are not learned."""
     stop_weight: float = Field(5.0, ge=0.0)
     """Factor on the stop loss beside a word loss of factor 1 (Krause et al. 2017: 5)."""
+    topic_everywhere: bool = False
+    """Also add the topic, projected, to every word vector of its sentence (ours): the sentence
+    level then learns from every word at once, not only through the start of the word LSTM."""
     dropout: float = Field(0.3, ge=0.0, lt=1.0)
     """On word vectors, topics and before the output layer."""
     views: int = Field(2, ge=1)
@@ -68,6 +71,7 @@ class WordDecoder(nn.Module):
         dropout: on word vectors, topics and before the output layer.
         topic_as: "state" = ``h_0, c_0 = tanh(W topic)`` (the 2018 kit); "input" = the topic is the
             first input, before the begin mark (Krause et al. 2017, Jing et al. 2018).
+        topic_everywhere: also add ``W topic`` to every word vector (ours).
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class WordDecoder(nn.Module):
         tag_count: int = 0,
         dropout: float = 0.0,
         topic_as: Literal["state", "input"] = "state",
+        topic_everywhere: bool = False,
     ) -> None:
         super().__init__()
         self.embedding = WordEmbedding(vocabulary_size, embedding_size, tag_count)
@@ -89,6 +94,7 @@ class WordDecoder(nn.Module):
             self.initial_c = nn.Linear(topic_size, hidden_size)
         else:
             self.first = nn.Linear(topic_size, embedding_size)
+        self.always = nn.Linear(topic_size, embedding_size) if topic_everywhere else None
         self.lstm = nn.LSTM(embedding_size, hidden_size, batch_first=True)
         self.output = nn.Linear(hidden_size, vocabulary_size)
         self.dropout = nn.Dropout(dropout)
@@ -101,29 +107,34 @@ class WordDecoder(nn.Module):
             tags: ``[N, E]`` projected tags (``embedding.project_tags``), or None.
         """
         topic = self.dropout(topic)
+        parts = [] if tags is None else [tags]
+        if self.always is not None:
+            parts.append(self.always(topic))
+        fixed = {"added": sum(parts)} if parts else {}
         if self.topic_as == "state":
             moving = {"h": self.initial_h(topic).tanh(), "c": self.initial_c(topic).tanh()}
         else:
             first = self.first(topic) + (0.0 if tags is None else tags)
             _, (h, c) = self.lstm(first.unsqueeze(1))
             moving = {"h": h[0], "c": c[0]}
-        return State({} if tags is None else {"tags": tags}, moving)
+        return State(fixed, moving)
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """One word: ``tokens [N]`` -> log-probabilities of the next ``[N, K]``, new state."""
         hidden, (h, c) = self._run(tokens.unsqueeze(1), state)
-        return self._predict(hidden[:, 0]), state.advance(h=h[0], c=c[0])
+        return self.predict(hidden[:, 0]), state.advance(h=h[0], c=c[0])
 
     def unroll(self, tokens: Tensor, state: State) -> Tensor:
-        """Teacher forcing: ``tokens [N, W]``, begin mark first -> ``[N, W, K]``."""
-        return self._predict(self._run(tokens, state)[0])
+        """Teacher forcing: ``tokens [N, W]``, begin mark first -> LSTM outputs ``[N, W, H]``."""
+        return self._run(tokens, state)[0]
+
+    def predict(self, hidden: Tensor) -> Tensor:
+        """Log-probabilities ``[..., K]`` of LSTM outputs ``[..., H]``."""
+        return self.output(self.dropout(hidden)).log_softmax(-1)
 
     def _run(self, tokens: Tensor, state: State) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        words = self.dropout(self.embedding(tokens, state.fixed.get("tags")))
+        words = self.dropout(self.embedding(tokens, state.fixed.get("added")))
         return self.lstm(words, (state["h"].unsqueeze(0), state["c"].unsqueeze(0)))
-
-    def _predict(self, hidden: Tensor) -> Tensor:
-        return self.output(self.dropout(hidden)).log_softmax(-1)
 
 
 @dataclass
@@ -131,14 +142,20 @@ class Unrolled:
     """Teacher forcing over M sentences of at most W words.
 
     Attributes:
-        log_probs: ``[B, M, W, K]``.
+        words: the word level.
+        hidden: ``[B, M, W, H]`` its LSTM outputs.
         stop: ``[B, M]`` log-odds that the report ends after the sentence.
         traces: ``[B, M, ...]`` by name.
     """
 
-    log_probs: Tensor
+    words: WordDecoder
+    hidden: Tensor
     stop: Tensor
     traces: dict[str, Tensor]
+
+    def log_probs(self) -> Tensor:
+        """Of every word at every position ``[B, M, W, K]``."""
+        return self.words.predict(self.hidden)
 
 
 class HierarchicalModel(ReportModel):
@@ -237,9 +254,10 @@ class HierarchicalModel(ReportModel):
             torch.stack(topics, 1).flatten(0, 1),
             None if tags is None else tags.repeat_interleave(count, 0),
         )
-        log_probs = self.words.unroll(batch.sentences[:, :, :-1].flatten(0, 1), begun)
+        hidden = self.words.unroll(batch.sentences[:, :, :-1].flatten(0, 1), begun)
         return Unrolled(
-            log_probs.unflatten(0, (-1, count)),
+            self.words,
+            hidden.unflatten(0, (-1, count)),
             torch.stack(stops, 1),
             {name: torch.stack([t[name] for t in traces], 1) for name in traces[0]},
         )
@@ -263,11 +281,14 @@ class HierarchicalModel(ReportModel):
         weights = batch.sentence_weights
         if weights is None:
             weights = self._targets(batch).float()
+        hidden, targets = unrolled.hidden, batch.sentences[:, :, 1:]
+        if hidden.device.type == "cpu":
+            # Two positions of three are padding and the output layer is half of the work. On an
+            # accelerator the host would have to wait for the number of words that are left.
+            counted = weights > 0
+            hidden, targets, weights = hidden[counted], targets[counted], weights[counted]
         word = token_cross_entropy(
-            unrolled.log_probs.flatten(0, 1),
-            batch.sentences.flatten(0, 1),
-            weights.flatten(0, 1),
-            smoothing=self.config.label_smoothing,
+            self.words.predict(hidden), targets, weights, smoothing=self.config.label_smoothing
         )
         decided = (batch.stops >= 0).float()
         each = nn.functional.binary_cross_entropy_with_logits(
@@ -286,7 +307,7 @@ class HierarchicalModel(ReportModel):
         self._require_sentences(batch)
         unrolled = self._unroll(batch, self._vectors(batch.sentences[:, :, 1:]), False)
         targets = batch.sentences[:, :, 1:, None]
-        words = unrolled.log_probs.gather(-1, targets).squeeze(-1) * self._targets(batch)
+        words = unrolled.log_probs().gather(-1, targets).squeeze(-1) * self._targets(batch)
         sign = 2.0 * batch.stops - 1.0  # log sigmoid(odds) to stop, log sigmoid(-odds) to go on
         stops = nn.functional.logsigmoid(sign * unrolled.stop) * (batch.stops >= 0)
         return words.sum((1, 2)) + stops.sum(1)

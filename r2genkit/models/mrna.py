@@ -12,6 +12,7 @@ are this package's own answer to it and have no claim to be that model.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Literal
 
@@ -50,10 +51,10 @@ class MRNAConfig(HierarchicalConfig):
 class SentenceEncoder(nn.Module):
     """Three stacked convolutions of width 3 over the words, each max-pooled over time.
 
-    ``s = [max_t x_1; max_t x_2; max_t x_3]``, ``x_k = relu(conv_k(x_{k-1}))`` (Xue et al., section
-    "sentence encoder"). Ours: the convolutions keep the length, since valid ones would leave
-    nothing of sentences below seven words; and padding is kept out of convolution and maximum,
-    where the 2018 kit encodes whatever follows the end mark.
+    ``s = [max_t x_1; max_t x_2; max_t x_3]``, ``x_k = conv_k(x_{k-1})``, linear as in the 2018 kit.
+    Ours: the convolutions keep the length, since valid ones would leave nothing of sentences below
+    seven words; and padding is kept out of convolution and maximum, where the 2018 kit encodes
+    whatever follows the end mark.
     """
 
     def __init__(self, embedding_size: int, channels: int) -> None:
@@ -73,10 +74,10 @@ class SentenceEncoder(nn.Module):
         keep = mask.unsqueeze(1)  # [N, 1, W]
         hidden, pooled = vectors.transpose(1, 2) * keep, []
         for convolution in self.convolutions:
-            hidden = convolution(hidden).relu() * keep
-            # Nothing is below zero after relu, so padding (zero) never wins over a word.
-            pooled.append(hidden.amax(-1))
-        return torch.cat(pooled, -1)
+            hidden = convolution(hidden) * keep
+            pooled.append(hidden.masked_fill(~keep, -math.inf).amax(-1))
+        # Without this a sentence without words would be -inf.
+        return torch.cat(pooled, -1).masked_fill(~mask.any(-1, keepdim=True), 0.0)
 
 
 class MRNA(HierarchicalModel):
@@ -116,6 +117,7 @@ class MRNA(HierarchicalModel):
             hidden,
             tag_count=self.tag_count,
             dropout=config.dropout,
+            topic_everywhere=config.topic_everywhere,
         )
         self.encoder_of_sentences = SentenceEncoder(words, config.channels)
         sentence = self.encoder_of_sentences.size
@@ -221,7 +223,7 @@ class MRNA(HierarchicalModel):
             return self._unroll(batch, self._vectors(given), trace)
         with torch.no_grad():
             first = self._unroll(batch, self._vectors(given), False)
-            own = first.log_probs.argmax(-1)  # [B, M, W]
+            own = first.log_probs().argmax(-1)  # [B, M, W]
             own = own * (own != 0).cumprod(-1)  # nothing behind the end mark
         share = torch.rand(own.shape[:2], device=own.device) < self.config.self_feeding
         share = share & (batch.sentence_lengths > 0) & (own[..., 0] > 0)

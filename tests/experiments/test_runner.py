@@ -41,7 +41,7 @@ def folders(cache, tmp_path, monkeypatch):
 
 
 def tiny_run(name="03_show_attend_tell", **options):
-    overrides = TINY if name.startswith("03") else TINY_BASELINE
+    overrides = TINY_BASELINE if name.startswith("02") else TINY
     return run(name, profile="smoke", overrides=overrides, progress=False, **options)
 
 
@@ -200,12 +200,13 @@ def test_a_trained_run_writes_the_same_report_from_pixels_alone():
     assert system.synthetic
 
 
-def test_generate_reads_files_and_draws_attention(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("name", ["03_show_attend_tell", "04_co_attention", "05_mrna"])
+def test_generate_reads_files_and_draws_attention(tmp_path, monkeypatch, capsys, name):
     from PIL import Image
 
     from r2genkit import cli
 
-    result = tiny_run()
+    result = tiny_run(name)
     views = result.images().images[next(iter(result.hypotheses))]
     files = []
     for name, view in zip(("frontal", "lateral"), views):
@@ -224,3 +225,20 @@ def test_generate_reads_files_and_draws_attention(tmp_path, monkeypatch, capsys)
     with pytest.raises(SystemExit) as leave:
         cli.main()
     assert leave.value.code == 2 and "no.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["03_cascade", "04_hier_rnn", "04_co_attention", "05_mrna_improved"]
+)
+def test_every_recurrent_model_writes_reports_of_one_view_and_of_two(name):
+    result = tiny_run(name)
+    losses = result.history[-1]["train"]
+    if not name.startswith("03"):
+        assert losses["loss"] == pytest.approx(losses["word_ce"] + losses["stop_ce"], rel=1e-4)
+    system, images = result.system(), result.images().images
+    for study_id in list(result.hypotheses)[:3]:
+        report = system.report_of(list(images[study_id])).text
+        assert report == result.hypotheses[study_id]
+        assert report.endswith(".") or name.startswith("03")
+    for method in ("greedy", "beam", "sample"):
+        assert system.report_of([images[study_id][0]], method=method).text
