@@ -41,7 +41,7 @@ def repeated_percent(reports: Iterable[str]) -> float:
     return 100 * (1 - sum(len(set(each)) for each in listed) / count) if count else math.nan
 
 
-def by_sentence(hypothesis: Hypothesis) -> tuple[list[str], dict[str, np.ndarray]]:
+def sentence_rows(hypothesis: Hypothesis) -> tuple[list[str], dict[str, np.ndarray]]:
     """A traced report as sentences, and one row of every trace per sentence.
 
     Args:
@@ -227,7 +227,7 @@ def sentence_attention_figure(
 
     Args:
         images: ``[V, H, W]`` grey, any range; absent views at the end may be left out.
-        attention: ``[M, V, S]``, rows summing to 1 (:func:`by_sentence`).
+        attention: ``[M, V, S]``, rows summing to 1 (:func:`sentence_rows`).
         sentences: M texts.
         notes: M further remarks, e.g. the findings that were attended to.
         columns: panels per row.
@@ -308,7 +308,7 @@ def _check(
     if not len(sentences) or len(sentences) != len(attention):
         raise KitError(
             f"{len(sentences)} sentences for {len(attention)} rows of attention; pass what "
-            "by_sentence gives for a report that is not empty."
+            "sentence_rows gives for a report that is not empty."
         )
     if notes is not None and len(notes) != len(sentences):
         raise KitError(f"{len(notes)} notes for {len(sentences)} sentences.")

@@ -12,11 +12,11 @@ from r2genkit.models import build_model
 from r2genkit.study import Hypothesis
 from r2genkit.text.vocabulary import Vocabulary
 from r2genkit.viz.sentences import (
-    by_sentence,
     repeated_percent,
     sentence_attention_figure,
     sentence_count_figure,
     sentence_counts,
+    sentence_rows,
     stop_decisions,
     stop_figure,
     stop_table,
@@ -105,18 +105,18 @@ def test_a_written_report_falls_into_its_sentences():
     vocabulary = Vocabulary((".", "<unk>", "big", "clear", "heart", "is"))
     config = DecodingConfig(max_length=20)
     for (hypothesis,) in decode(model, batch, config, vocabulary, trace=True):
-        sentences, rows = by_sentence(hypothesis)
+        sentences, rows = sentence_rows(hypothesis)
         assert " . ".join(sentences) == hypothesis.text.removesuffix(" .")
         assert set(rows) == set(hypothesis.trace) - {"sentence"}
     with pytest.raises(KitError, match="no trace of sentences"):
-        by_sentence(Hypothesis("a", "heart .", (3, 1), 0.0, {}))
+        sentence_rows(Hypothesis("a", "heart .", (3, 1), 0.0, {}))
 
 
 def test_rows_of_a_trace_are_taken_at_the_first_word():
     attention = np.arange(5 * 2).reshape(5, 1, 2)
     trace = {"sentence": np.array([0, 0, 0, 1, 1]), "attention": attention}
     hypothesis = Hypothesis("a", "heart big . clear .", (3, 5, 1, 6, 1), 0.0, trace)
-    sentences, rows = by_sentence(hypothesis)
+    sentences, rows = sentence_rows(hypothesis)
     assert sentences == ["heart big", "clear"]
     np.testing.assert_array_equal(rows["attention"], attention[[0, 3]])
 
