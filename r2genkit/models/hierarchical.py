@@ -94,7 +94,11 @@ class WordDecoder(nn.Module):
             self.initial_c = nn.Linear(topic_size, hidden_size)
         else:
             self.first = nn.Linear(topic_size, embedding_size)
-        self.always = nn.Linear(topic_size, embedding_size) if topic_everywhere else None
+        self.always = None
+        if topic_everywhere:
+            self.always = nn.Linear(topic_size, embedding_size, bias=False)
+            # About as large as word vectors at first; otherwise all words look alike for epochs.
+            nn.init.normal_(self.always.weight, std=0.1 * topic_size**-0.5)
         self.lstm = nn.LSTM(embedding_size, hidden_size, batch_first=True)
         self.output = nn.Linear(hidden_size, vocabulary_size)
         self.dropout = nn.Dropout(dropout)

@@ -52,9 +52,10 @@ class SentenceEncoder(nn.Module):
     """Three stacked convolutions of width 3 over the words, each max-pooled over time.
 
     ``s = [max_t x_1; max_t x_2; max_t x_3]``, ``x_k = conv_k(x_{k-1})``, linear as in the 2018 kit.
-    Ours: the convolutions keep the length, since valid ones would leave nothing of sentences below
-    seven words; and padding is kept out of convolution and maximum, where the 2018 kit encodes
-    whatever follows the end mark.
+    Ours: s is normalised, so that image and sentence weigh alike in what follows; the convolutions
+    keep the length, since valid ones would leave nothing of sentences below seven words; and
+    padding is kept out of convolution and maximum, where the 2018 kit encodes whatever follows the
+    end mark.
     """
 
     def __init__(self, embedding_size: int, channels: int) -> None:
@@ -64,6 +65,7 @@ class SentenceEncoder(nn.Module):
             nn.Conv1d(before, after, 3, padding=1) for before, after in pairwise(sizes)
         )
         self.size = 3 * channels
+        self.normalise = nn.LayerNorm(self.size)
 
     def forward(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Sentence vectors ``[N, 3 C]`` of word vectors ``[N, W, E]``.
@@ -76,8 +78,9 @@ class SentenceEncoder(nn.Module):
         for convolution in self.convolutions:
             hidden = convolution(hidden) * keep
             pooled.append(hidden.masked_fill(~keep, -math.inf).amax(-1))
-        # Without this a sentence without words would be -inf.
-        return torch.cat(pooled, -1).masked_fill(~mask.any(-1, keepdim=True), 0.0)
+        # A sentence without words has a maximum of -inf.
+        empty = ~mask.any(-1, keepdim=True)
+        return self.normalise(torch.cat(pooled, -1).masked_fill(empty, 0.0)).masked_fill(empty, 0.0)
 
 
 class MRNA(HierarchicalModel):

@@ -37,6 +37,7 @@ def test_shipped_recipes_are_valid_down_to_model_settings(name, profile):
             vocabulary_size=20,
             feature_dim=8,
             tag_count=3 if recipe.tags else 0,
+            full_stop=1,
         )
     elif not needs_features(recipe.baseline.name):
         build_baseline(
