@@ -265,7 +265,7 @@ def sentence_attention_figure(
     longest = max(caption.count("\n") + 1 for caption in captions)
     size = (1.5 * views * columns + 0.6, lines * (1.5 * height / width + 0.155 * longest + 0.15))
     figure = plt.figure(figsize=(size[0], size[1] + 0.25), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0.2 / size[1], 1, 1 - 0.2 / size[1]))  # room for a tag
+    figure.get_layout_engine().set(rect=(0, 0.2 / size[1], 1, 1 - 0.3 / size[1]))  # room for a tag
     axes = figure.subplots(lines, columns, squeeze=False).flatten()
     for axis, caption in zip(axes, captions):
         axis.imshow(backdrop, cmap="gray", vmin=0, vmax=1)
