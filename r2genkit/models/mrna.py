@@ -135,9 +135,18 @@ class MRNA(HierarchicalModel):
             further += sentence
             judged += hidden
         self.further = nn.Linear(further, hidden)
+        self._start_quietly()
         self.judge = nn.Linear(judged, hidden)
         self.stop = nn.Linear(hidden, 1)
         self.dropout = nn.Dropout(config.dropout)
+
+    @torch.no_grad()
+    def _start_quietly(self) -> None:
+        """Small topics at first, so that the word LSTM learns to write before it is told what."""
+        self.first.weight *= 0.1
+        self.further.weight *= 0.1
+        if self.config.memory == "all":
+            self.number.weight *= 0.1
 
     def encode(self, batch: Batch) -> State:
         """Patches, keys and the image vector; no sentence has been written."""
@@ -197,8 +206,13 @@ class MRNA(HierarchicalModel):
         return topic.tanh(), new
 
     def sentence_vectors(self, tokens: Tensor) -> Tensor:
-        """Sentence encoder over plain word vectors (no tags added)."""
-        return self.encoder_of_sentences(self.words.embedding.words(tokens), tokens > 0)
+        """Sentence encoder over plain word vectors (no tags added).
+
+        Ours: it reads word vectors without training them. Its gradient is several times that of
+        the words' own and would keep them from settling in the first epochs.
+        """
+        vectors = self.words.embedding.words(tokens).detach()
+        return self.encoder_of_sentences(vectors, tokens > 0)
 
     def read(self, vector: Tensor, state: State) -> tuple[Tensor, State]:
         """Keep the sentence's vector and decide whether it was the last."""
