@@ -337,9 +337,11 @@ def _constant(job: _Job) -> RunResult | None:
     if recipe.run == CONSTANT:
         return None
     base = load_recipe(CONSTANT, profile=job.profile)
-    same = base.model_copy(
-        update={"data": recipe.data, "text": recipe.text, "scoring": recipe.scoring}
-    )
+    text = recipe.text
+    if text.references == "full":
+        # How far a model reads does not touch the constant: one run serves them all.
+        text = text.model_copy(update={"max_length": base.text.max_length})
+    same = base.model_copy(update={"data": recipe.data, "text": text, "scoring": recipe.scoring})
     command = _command(CONSTANT, job.profile, recipe.data.corpus, job.seed, (), job.data_dir)
     constant = _Job(same, job.profile, job.seed, job.data_dir, command)
     _complete(constant)
