@@ -16,13 +16,17 @@ from torch import nn
 from r2genkit import seeds
 from r2genkit.errors import KitError
 from r2genkit.models.base import ModelConfig, ReportModel, State
+from r2genkit.models.cmn import CMN
 from r2genkit.models.cnn_rnn import ShowAttendTell, ShowTell
+from r2genkit.models.r2gen import R2Gen
 
 __all__ = ["MODELS", "ModelConfig", "ReportModel", "State", "build_model", "seeded_init"]
 
 MODELS: dict[str, type[nn.Module]] = {
     "show_tell": ShowTell,
     "show_attend_tell": ShowAttendTell,
+    "r2gen": R2Gen,
+    "cmn": CMN,
 }
 """Name in recipes -> class. A class has ``Config`` and takes ``(config, *, vocabulary_size,
 feature_dim, tag_count, encoder)``."""
