@@ -76,9 +76,7 @@ class RelationalMemory(nn.Module):
         self.size, self.slots, self.dropout = size, slots, dropout
         self.attention = MultiHeadAttention(size, heads, dropout)
         # The last ReLU is the released code's; the paper has none.
-        self.mlp = nn.Sequential(
-            nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU()
-        )
+        self.mlp = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU())
         self.input_to_gates = nn.Linear(size, 2 * size)  # W
         self.memory_to_gates = nn.Linear(size, 2 * size)  # U
 
