@@ -367,3 +367,30 @@ def test_a_released_model_decodes_without_trained_views_too(system, tmp_path):
     a, b = (search(model, batch, config) for batch in (one, two))
     assert torch.equal(a.tokens, b.tokens)
     torch.testing.assert_close(a.log_probs, b.log_probs)
+
+
+@SYSTEMS
+@torch.no_grad()
+def test_dropout_stands_where_the_released_code_has_it(system, tmp_path, monkeypatch):
+    """Every dropout becomes a multiplication by its keep rate; then training can be compared."""
+    state, batch = released_state(system), make_batch()
+    rates = {"dropout": 0.2, "patch_dropout": 0.4}
+    model = load_released(
+        save(state, tmp_path / "a.pth"), system, **HEADS[system], **NO_IMAGES, **rates
+    )
+    book = textbook(system, state)
+    book.dropout, book.patch_dropout = rates.values()
+    attend = nn.functional.scaled_dot_product_attention
+
+    def scaled(x, p=0.5, training=True, inplace=False):
+        return x * (1 - p) if training else x
+
+    def attend_scaled(*tensors, dropout_p=0.0, **options):
+        return attend(*tensors, **options) * (1 - dropout_p)
+
+    monkeypatch.setattr(nn.functional, "dropout", scaled)
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", attend_scaled)
+    without = model.loss(batch)["loss"]
+    model.train()
+    torch.testing.assert_close(model.loss(batch)["loss"], book.loss(batch), atol=1e-5, rtol=1e-5)
+    assert (model.loss(batch)["loss"] - without).abs() > 1e-3
