@@ -221,6 +221,20 @@ def test_memory_rows_follow_the_gates():
     torch.testing.assert_close(memory(x, start)[0], start.unsqueeze(1).expand(-1, 6, -1))
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_gradients_through_the_memory_are_the_numerical_ones(dropout):
+    torch.manual_seed(0)
+    memory = RelationalMemory(4, 2, 2, dropout).double()
+    x = torch.randn(2, 3, 4, dtype=torch.double, requires_grad=True)
+    start = torch.randn(2, 8, dtype=torch.double, requires_grad=True)
+
+    def run(x, start, *_):
+        torch.manual_seed(1)  # the same dropout every time
+        return memory(x, start)[0]
+
+    assert torch.autograd.gradcheck(run, (x, start, *memory.parameters()))
+
+
 @torch.no_grad()
 def test_a_conditional_norm_with_silent_networks_is_the_plain_one():
     norm, plain = ConditionalLayerNorm(8, 16), LayerNorm(8)
