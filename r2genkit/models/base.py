@@ -36,7 +36,7 @@ class ModelConfig(BaseModel):
 class State:
     """What a model remembers between two tokens; N rows, one per text being written.
 
-    Tensors live in two groups, both with leading dimension N. ``fixed`` holds what depends on the
+    Tensors live in two groups with leading dimension N. ``fixed`` holds what depends on the
     study only (patches, keys, tags), ``moving`` what changes with every token (LSTM states, cached
     keys of written tokens). Beam search exchanges rows within a study at every token; it then has
     to move the second group only.

@@ -28,7 +28,7 @@ from r2genkit.models.base import State
 from r2genkit.models.transformer import TransformerConfig, TransformerReporter
 
 # Scores held at a time: on the CPU what fits its cache, elsewhere enough to keep the device busy.
-CPU_SCORES, DEVICE_SCORES = 2**20, 2**27
+CPU_SCORES, DEVICE_SCORES = 2**20, 2**26
 
 
 class CMNConfig(TransformerConfig):
@@ -102,7 +102,7 @@ class TopScores(torch.autograd.Function):
 
 
 class CrossModalMemory(nn.Module):
-    """Multi-head querying and responding (paper, sections 2.2.1 and 2.2.2).
+    """Multi-head querying and responding (paper, "Memory Querying" and "Memory Responding").
 
     With q = W_q x, k_i = W_k m_i, v_i = W_v m_i per head: ``s_i = q . k_i / sqrt(D / h)``; the k
     largest s_i pass a softmax; the response is ``W_o [sum_i p_i v_i]`` over heads.
@@ -168,7 +168,7 @@ class CMN(TransformerReporter):
         self.memory = CrossModalMemory(config)
         self.initialise(self.memory.query, self.memory.key, self.memory.value, self.memory.output)
 
-    def encode_memory(self, batch: Batch, count: int) -> tuple[dict, dict]:
+    def encode_memory(self, count: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Keys and values of all slots."""
         return {}, self.memory.project()
 

@@ -1,7 +1,7 @@
 """R2Gen: a Transformer with a relational memory that steers its layer norms.
 
 Chen et al., "Generating Radiology Reports via Memory-driven Transformer", EMNLP 2020. Three
-variants, as in the paper's ablation:
+variants, those of the paper's ablation (BASE, +RM, +RM+MCLN):
 
 * ``base``: the Transformer alone;
 * ``rm``: the memory is put beside the decoder's output, ahead of the softmax;
@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from r2genkit.batches import Batch
 from r2genkit.models.base import State
 from r2genkit.models.transformer import (
     Decoder,
@@ -54,7 +53,7 @@ class R2GenConfig(TransformerConfig):
 
 
 class RelationalMemory(nn.Module):
-    """A few slots that are rewritten at every token (paper, section 2.3; gates eq. 7-9).
+    """A few slots that are rewritten at every token (paper, "Relational Memory").
 
     With slots m (``[s, D]``) and the embedded token x_t:
 
@@ -75,7 +74,7 @@ class RelationalMemory(nn.Module):
         super().__init__()
         self.size, self.slots, self.dropout = size, slots, dropout
         self.attention = MultiHeadAttention(size, heads, dropout)
-        # The last ReLU is the released code's; the paper has none.
+        # Two layers with a ReLU behind each, the last one too, as in the released code.
         self.mlp = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU())
         self.input_to_gates = nn.Linear(size, 2 * size)  # W
         self.memory_to_gates = nn.Linear(size, 2 * size)  # U
@@ -128,7 +127,8 @@ class RelationalMemory(nn.Module):
 
 
 class ConditionalLayerNorm(nn.Module):
-    """Memory-driven conditional layer norm, MCLN (paper, section 2.4, eq. 10-13).
+    """Memory-driven conditional layer norm, MCLN (paper, "Memory-driven
+    Conditional Layer Normalization").
 
     ``(gamma + f_g(m_t)) * (x - mean) / (std + eps) + (beta + f_b(m_t))`` with f two layers and a
     ReLU between them.
@@ -192,7 +192,7 @@ class R2Gen(TransformerReporter):
         beside = self.config.slots if self.config.variant == "rm" else 0
         return (1 + beside) * self.config.size
 
-    def encode_memory(self, batch: Batch, count: int) -> tuple[dict, dict]:
+    def encode_memory(self, count: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The memory before the first token."""
         return ({} if self.memory is None else {"memory": self.memory.initial(count)}), {}
 

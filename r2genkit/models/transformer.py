@@ -324,7 +324,7 @@ class Decoder(nn.Module):
     Args:
         config: sizes.
         norm: class of the layer norms inside the layers.
-        arguments: of that class.
+        arguments: of that class; by default the length D.
     """
 
     def __init__(
@@ -353,6 +353,8 @@ class TransformerReporter(ReportModel):
 
     Config = TransformerConfig
     config: TransformerConfig
+    conditions_norms: bool = False
+    """Whether the layer norms inside the decoder take the memory."""
 
     def __init__(self, config: TransformerConfig, **sizes) -> None:
         super().__init__(config, **sizes)
@@ -375,8 +377,12 @@ class TransformerReporter(ReportModel):
         """Length of the vector from which words are predicted."""
         return self.config.size
 
-    def encode_memory(self, batch: Batch, count: int) -> tuple[dict, dict]:
-        """What the memory adds to a state before the first token: ``moving`` and ``shared``."""
+    def encode_memory(self, count: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What the memory adds to a state of ``count`` rows before the first token.
+
+        Returns:
+            ``moving`` and ``shared`` tensors.
+        """
         return {}, {}
 
     def embed_patches(self, x: Tensor, shared: dict[str, Tensor]) -> Tensor:
@@ -425,7 +431,7 @@ class TransformerReporter(ReportModel):
     def encode(self, batch: Batch) -> State:
         """Encode the patches and project their keys and values, once for all words."""
         tags = self.embedding.project_tags(self.required_tags(batch))
-        moving, shared = self.encode_memory(batch, len(batch))
+        moving, shared = self.encode_memory(len(batch))
         x, mask, _ = self.look(batch, shared)
         fixed = {"mask": mask, "view_mask": batch.view_mask, **tags}
         heads = self.config.heads
@@ -470,9 +476,6 @@ class TransformerReporter(ReportModel):
             trace = {"attention": weights[:, :, -1].mean(2), "cross_attention": weights, **trace}
         return log_probs, state.advance(trace, **moving)
 
-    conditions_norms: bool = False
-    """Whether the layer norms of the decoder take the memory."""
-
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """One token per text; see the base class."""
         log_probs, state = self.read(tokens.unsqueeze(1), state)
@@ -493,6 +496,6 @@ class TransformerReporter(ReportModel):
         Returns:
             "patch_attention" ``[B, layers, h, V*S, V*S]``: encoder attention, row = reading patch.
         """
-        _, shared = self.encode_memory(batch, len(batch))
+        _, shared = self.encode_memory(len(batch))
         _, _, seen = self.look(batch, shared, trace=True)
         return {"patch_attention": torch.stack(seen, 1)}
