@@ -12,7 +12,8 @@ Prints one table of a training step (forward, backward, Adam) and of beam-3 deco
 sizes of the paper. Decoding runs all steps in both (random weights would end texts at once). Peak
 memory of a step is what the process needs above what stays resident between steps (Linux only).
 The textbook decodes one study after the other, so it is timed on ``--studies`` of them and
-multiplied. ``--growth`` adds how a training step grows with slots, patches, length and minibatch.
+multiplied. Times are wall times, or CPU times with ``--threads 1``. ``--growth`` adds how a
+training step grows with slots, patches, length and minibatch.
 """
 
 import argparse
@@ -216,6 +217,11 @@ def resident(field: str) -> int | None:
     return int(lines[field].split()[0]) * 1024
 
 
+def clock() -> float:
+    """CPU time on one thread, which other work on the machine disturbs less; else wall time."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
 def measure(work: Callable[[], object], repeats: int) -> dict[str, float | None]:
     """Median seconds and peak memory above the resting state; the first run warms up."""
     work()
@@ -227,9 +233,9 @@ def measure(work: Callable[[], object], repeats: int) -> dict[str, float | None]
         before = resident("VmRSS")
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = clock()
         work()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     if resident("VmRSS") is not None:
         peak = resident("VmHWM") - before
     return {"seconds": statistics.median(times), "peak_bytes": peak}
@@ -289,9 +295,9 @@ def compare_decoding(sizes: dict[str, int], repeats: int, studies: int) -> dict[
     textbook, some = textbook_of(model), min(studies, sizes["batch"])
     patches = batch.features[:some].flatten(1, 2)
     found = {"kit": measure(lambda: search(model, batch, config), repeats)}
-    start = time.perf_counter()
+    start = clock()
     textbook.beam(patches, steps=sizes["tokens"])
-    seconds = (time.perf_counter() - start) * sizes["batch"] / some
+    seconds = (clock() - start) * sizes["batch"] / some
     found["textbook"] = {"seconds": seconds, "studies_timed": some, "peak_bytes": None}
     return found
 

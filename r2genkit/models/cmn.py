@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from r2genkit.batches import Batch
 from r2genkit.models.base import State
-from r2genkit.models.transformer import TransformerConfig, TransformerReporter
+from r2genkit.models.transformer import Dropout, TransformerConfig, TransformerReporter
 
 # Scores held at a time: on the CPU what fits its cache, elsewhere enough to keep the device busy.
 CPU_SCORES, DEVICE_SCORES = 2**20, 2**26
@@ -118,7 +118,7 @@ class CrossModalMemory(nn.Module):
         self.matrix = nn.Parameter(torch.empty(config.slots, size))  # M
         nn.init.normal_(self.matrix, 0.0, 1.0 / size)
         self.query, self.key, self.value, self.output = (nn.Linear(size, size) for _ in range(4))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def project(self) -> dict[str, Tensor]:
         """Keys and values of all slots, each ``[h, slots, D/h]``: what a state shares."""

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from r2genkit.models.base import State
 from r2genkit.models.transformer import (
     Decoder,
+    Dropout,
     MultiHeadAttention,
     TransformerConfig,
     TransformerReporter,
@@ -72,7 +73,7 @@ class RelationalMemory(nn.Module):
 
     def __init__(self, size: int, slots: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.size, self.slots, self.dropout = size, slots, dropout
+        self.size, self.slots, self.dropout = size, slots, Dropout(dropout)
         self.attention = MultiHeadAttention(size, heads, dropout)
         # Two layers with a ReLU behind each, the last one too, as in the released code.
         self.mlp = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU())
@@ -105,7 +106,6 @@ class RelationalMemory(nn.Module):
         weight = torch.cat([layer.weight for layer in layers])  # one product instead of three
         bias = torch.cat([layer.bias for layer in layers])
         scale = 1.0 / math.sqrt(self.size // heads)
-        dropout = self.dropout if self.training else 0.0
         memory = memory.unflatten(-1, (self.slots, -1))  # [N, s, D]
         steps = []
         for t in range(x.shape[1]):
@@ -114,7 +114,7 @@ class RelationalMemory(nn.Module):
             keys = torch.cat([keys, token_keys[:, :, t : t + 1]], 2)
             values = torch.cat([values, token_values[:, :, t : t + 1]], 2)
             weights = (queries @ keys.transpose(-1, -2) * scale).softmax(-1)  # [N, h, s, s+1]
-            read = (F.dropout(weights, dropout) @ values).transpose(1, 2).flatten(2)
+            read = (self.dropout(weights) @ values).transpose(1, 2).flatten(2)
             new = memory + attention.output(read)
             new = new + self.mlp(new)
             gates = token_gates[:, t : t + 1] + self.memory_to_gates(memory.tanh())

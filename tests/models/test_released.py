@@ -10,7 +10,7 @@ from benchmarks.bench_transformer import Textbook
 from r2genkit.batches import Batch, collate
 from r2genkit.decoding import DecodingConfig, decode, search
 from r2genkit.errors import KitError
-from r2genkit.models import build_model
+from r2genkit.models import build_model, transformer
 from r2genkit.models.released import TEXT, export_released, load_released, released_tensors
 from r2genkit.text.vocabulary import Vocabulary
 
@@ -380,16 +380,12 @@ def test_dropout_stands_where_the_released_code_has_it(system, tmp_path, monkeyp
     )
     book = textbook(system, state)
     book.dropout, book.patch_dropout = rates.values()
-    attend = nn.functional.scaled_dot_product_attention
 
     def scaled(x, p=0.5, training=True, inplace=False):
         return x * (1 - p) if training else x
 
-    def attend_scaled(*tensors, dropout_p=0.0, **options):
-        return attend(*tensors, **options) * (1 - dropout_p)
-
     monkeypatch.setattr(nn.functional, "dropout", scaled)
-    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", attend_scaled)
+    monkeypatch.setattr(transformer, "dropout", scaled)
     without = model.loss(batch)["loss"]
     model.train()
     torch.testing.assert_close(model.loss(batch)["loss"], book.loss(batch), atol=1e-5, rtol=1e-5)

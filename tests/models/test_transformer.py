@@ -11,7 +11,7 @@ from r2genkit.errors import KitError
 from r2genkit.models import build_model, cmn
 from r2genkit.models.cmn import CMNConfig, CrossModalMemory, TopScores, chosen_sum
 from r2genkit.models.r2gen import ConditionalLayerNorm, RelationalMemory
-from r2genkit.models.transformer import MAX_POSITIONS, LayerNorm, Positions
+from r2genkit.models.transformer import MAX_POSITIONS, Dropout, LayerNorm, Positions, dropout
 from tests.models.test_contract import PATCH, TAGS, WORDS, build, make_batch
 
 torch.set_num_threads(1)
@@ -39,6 +39,25 @@ def test_equal_numbers_do_not_turn_gradients_into_nan(case):
     model.loss(batch)["loss"].backward()
     for name, parameter in model.named_parameters():
         assert torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_drops_at_its_rate_everywhere_and_keeps_the_mean(rate):
+    torch.manual_seed(0)
+    x = torch.ones(1001, 203, requires_grad=True)
+    y = dropout(x, rate)
+    assert y.unique().tolist() == pytest.approx([0.0, 1 / (1 - rate)])
+    for part in ((y == 0).float().mean(0), (y == 0).float().mean(1)):  # columns, rows
+        assert part.mean().item() == pytest.approx(rate, abs=0.003)
+        assert (part - rate).abs().max() < 6 * (rate * (1 - rate) / 203) ** 0.5
+    dropped = (y == 0).flatten().float() - rate
+    for lag in (1, 2, 3, 4, 8):  # neighbours are cut from the same draw
+        together = (dropped[lag:] * dropped[:-lag]).mean() / (rate * (1 - rate))
+        assert together.abs() < 0.012
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+    assert not torch.equal(dropout(x, rate), y)
+    assert dropout(x, 0.0) is x and Dropout(rate).eval()(x) is x
 
 
 def test_positions_are_the_papers_and_end_somewhere():
