@@ -349,6 +349,9 @@ def plot(rows: list[dict], base: dict[str, int], path: Path) -> None:
             memory = [(row[system]["peak_bytes"] or math.nan) / 2**20 for row in own]
             axes[0][column].loglog(values, seconds, style, base=2, label=system)
             axes[1][column].loglog(values, memory, style, base=2, label=system)
+        for row in axes:
+            row[column].set_xticks(values, values)
+            row[column].minorticks_off()
         axes[1][column].set_xlabel(name)
     axes[0][0].set_ylabel("seconds per training step")
     axes[1][0].set_ylabel("peak memory, MiB")

@@ -533,6 +533,8 @@ class TransformerReporter(ReportModel):
     def patch_traces(self, batch: Batch) -> dict[str, Tensor]:
         """What the patch side of the model does with a minibatch, for figures.
 
+        Dropout is what the model's mode says; call it in evaluation mode.
+
         Returns:
             "patch_attention" ``[B, layers, h, V*S, V*S]``: encoder attention, row = reading patch.
         """
