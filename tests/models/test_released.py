@@ -9,6 +9,7 @@ from torch import nn
 from benchmarks.bench_transformer import Textbook
 from r2genkit.batches import Batch, collate
 from r2genkit.decoding import DecodingConfig, decode, search
+from r2genkit.encoders.networks import build_encoder
 from r2genkit.errors import KitError
 from r2genkit.models import build_model, transformer
 from r2genkit.models.released import TEXT, export_released, load_released, released_tensors
@@ -390,3 +391,30 @@ def test_dropout_stands_where_the_released_code_has_it(system, tmp_path, monkeyp
     model.train()
     torch.testing.assert_close(model.loss(batch)["loss"], book.loss(batch), atol=1e-5, rtol=1e-5)
     assert (model.loss(batch)["loss"] - without).abs() > 1e-3
+
+
+@torch.no_grad()
+def test_the_image_network_travels_with_the_model(tmp_path):
+    """From pixels to the same words after export and load, batch statistics included."""
+    settings = {"size": 16, "feed_forward_size": 16, "memory_heads": 4, "heads": 4}
+    model = build_model(
+        "r2gen",
+        settings,
+        vocabulary_size=WORDS,
+        feature_dim=2048,
+        encoder=build_encoder("resnet101", weights="none"),
+        seed=0,
+    ).eval()
+    for name, buffer in model.encoder.body.named_buffers():
+        if name.endswith("running_mean"):
+            buffer += 0.1
+    export_released(model, tmp_path / "a.pth")
+    again = load_released(tmp_path / "a.pth", "r2gen", **HEADS["r2gen"])
+    images = torch.randn(2, 2, 3, 64, 64)
+    batch = Batch(("a", "b"), images, None, torch.ones(2, 2, dtype=torch.bool))
+    batch.tokens = make_batch(2).tokens
+    assert torch.equal(again.log_probs(batch), model.log_probs(batch))
+    # Without its network the same file serves cached features.
+    blind = load_released(tmp_path / "a.pth", "r2gen", **HEADS["r2gen"], **NO_IMAGES)
+    batch.features, batch.images = model.patch_features(batch), None
+    torch.testing.assert_close(blind.log_probs(batch), again.log_probs(batch))
