@@ -16,11 +16,13 @@ from torch import nn
 from r2genkit import seeds
 from r2genkit.errors import KitError
 from r2genkit.models.base import FlatModel, ModelConfig, ReportModel, State
+from r2genkit.models.cmn import CMN
 from r2genkit.models.cnn_rnn import Cascade, ShowAttendTell, ShowTell
 from r2genkit.models.co_attention import CoAttention
 from r2genkit.models.hier_rnn import HierRNN
 from r2genkit.models.hierarchical import HierarchicalModel
 from r2genkit.models.mrna import MRNA
+from r2genkit.models.r2gen import R2Gen
 
 __all__ = [
     "MODELS",
@@ -40,6 +42,8 @@ MODELS: dict[str, type[nn.Module]] = {
     "hier_rnn": HierRNN,
     "co_attention": CoAttention,
     "mrna": MRNA,
+    "r2gen": R2Gen,
+    "cmn": CMN,
 }
 """Name in recipes -> class. A class has ``Config`` and takes ``(config, *, vocabulary_size,
 feature_dim, tag_count, encoder, full_stop)``."""

@@ -41,14 +41,17 @@ class ModelConfig(BaseModel):
 class State:
     """What a model remembers between two tokens; N rows, one per text being written.
 
-    Tensors live in two groups, both with leading dimension N. ``fixed`` holds what depends on the
+    Tensors live in two groups with leading dimension N. ``fixed`` holds what depends on the
     study only (patches, keys, tags), ``moving`` what changes with every token (LSTM states, cached
     keys of written tokens). Beam search exchanges rows within a study at every token; it then has
     to move the second group only.
 
+    ``shared`` holds what depends on no row at all, such as the keys of a trained memory.
+
     Attributes:
         fixed: tensors by name, constant while a text is written.
         moving: tensors by name, replaced by every step.
+        shared: tensors by name without the dimension N; never reordered or repeated.
         tracing: ask ``step`` to fill ``trace``.
         trace: what figures need of the last step, by name, leading dimension N
             (e.g. "attention": ``[N, V, S]``).
@@ -59,11 +62,13 @@ class State:
         fixed: dict[str, Tensor],
         moving: dict[str, Tensor] | None = None,
         *,
+        shared: dict[str, Tensor] | None = None,
         tracing: bool = False,
         trace: dict[str, Tensor] | None = None,
     ) -> None:
         self.fixed = fixed
         self.moving = moving or {}
+        self.shared = shared or {}
         self.tracing = tracing
         self.trace = trace or {}
         if not (self.fixed or self.moving):
@@ -85,12 +90,21 @@ class State:
             return {name: function(tensor) for name, tensor in tensors.items()}
 
         return State(
-            each(self.fixed) if fixed else self.fixed, each(self.moving), tracing=self.tracing
+            each(self.fixed) if fixed else self.fixed,
+            each(self.moving),
+            shared=self.shared,
+            tracing=self.tracing,
         )
 
     def advance(self, trace: dict[str, Tensor] | None = None, **moving: Tensor) -> State:
         """The state after one more token: same study, new ``moving`` tensors."""
-        return State(self.fixed, {**self.moving, **moving}, tracing=self.tracing, trace=trace)
+        return State(
+            self.fixed,
+            {**self.moving, **moving},
+            shared=self.shared,
+            tracing=self.tracing,
+            trace=trace,
+        )
 
     def reorder(self, index: Tensor) -> State:
         """Rows ``index [M]`` of every tensor, in that order; repeats are allowed."""

@@ -18,6 +18,8 @@ torch.set_num_threads(1)
 WORDS, PATCH, TAGS = 11, 6, 5
 SMALL = {"embedding_size": 7, "hidden_size": 9}
 ATTEND = {**SMALL, "attention_size": 8}
+LAYERS = {"size": 8, "feed_forward_size": 10, "heads": 2, "encoder_layers": 1, "decoder_layers": 2}
+R2GEN = {**LAYERS, "memory_heads": 4, "slots": 2}
 
 CASES = {
     "show_tell": ("show_tell", SMALL),
@@ -28,7 +30,22 @@ CASES = {
     "post": ("show_attend_tell", {**ATTEND, "attention": "post"}),
     "cascade": ("cascade", SMALL),
     "post, no gate": ("show_attend_tell", {**ATTEND, "attention": "post", "gate": False}),
+    "r2gen base": ("r2gen", {**R2GEN, "variant": "base"}),
+    "r2gen rm": ("r2gen", {**R2GEN, "variant": "rm"}),
+    "r2gen rm_mcln": ("r2gen", R2GEN),
+    "r2gen smoothed, positions": (
+        "r2gen",
+        {**R2GEN, "variant": "base", "label_smoothing": 0.1, "patch_positions": True},
+    ),
+    "cmn": ("cmn", {**LAYERS, "slots": 12, "read_slots": 3}),
 }
+# Sizes with which eight studies can be learned by heart, quickly.
+LARGER = {
+    "show_tell": {"embedding_size": 32, "hidden_size": 64},
+    "r2gen": {"size": 32, "feed_forward_size": 32, "patch_dropout": 0.0},
+    "cmn": {"size": 32, "feed_forward_size": 32, "patch_dropout": 0.0, "slots": 64},
+}
+LARGER |= dict.fromkeys(("show_attend_tell", "cascade"), LARGER["show_tell"])
 
 NEED_TAGS = {"cascade"}  # models that cannot be built without
 
@@ -252,7 +269,7 @@ def test_an_encoder_may_see_the_views_by_itself():
 def test_remembers_eight_studies_word_for_word(case):
     """More than 95 % of the tokens, from the images alone where the model can do without tags."""
     name, options = CASES[case]
-    options = {**options, "dropout": 0.0, "embedding_size": 32, "hidden_size": 64}
+    options = {**options, "dropout": 0.0, **LARGER[name]}
     torch.manual_seed(0)
     sizes = {"vocabulary_size": WORDS, "feature_dim": PATCH}
     sizes["tag_count"] = TAGS if case in NEED_TAGS else 0
