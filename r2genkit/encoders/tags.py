@@ -63,7 +63,7 @@ class TagConfig:
     batch_size: int = 32
     lr: float = 1e-3
     encoder_lr: float = 1e-4
-    width: int = 256
+    width: int = 512
     dropout: float = 0.2
     weight_decay: float = 0.01
 
@@ -75,10 +75,12 @@ class TagConfig:
 
 
 class TagClassifier(nn.Module):
-    """Adapter and one attention map per finding type over the patch features of all views.
+    """Adapter, one attention map per finding type over the patches of all views, and a summary.
 
     ``h_s = dropout(relu(W x_s))``; for type f: ``alpha_fs = softmax_s(u_f . h_s + c_f)``,
-    ``logit_f = v_f . sum_s(alpha_fs h_s) + b_f``.
+    ``logit_f = v_f . sum_s(alpha_fs h_s) + b_f + w_f . [mean_s h_s; max_s h_s]``. Attention finds
+    what is small, the summary what shows everywhere (hyperinflation, a large heart); since the
+    maximum finds small things, too, the attention is only a part of the reason for an answer.
 
     Args:
         dim: D, length of a patch feature.
@@ -93,7 +95,7 @@ class TagClassifier(nn.Module):
         dim: int,
         types: Sequence[str],
         *,
-        width: int = 256,
+        width: int = 512,
         dropout: float = 0.2,
         encoder: Encoder | None = None,
     ) -> None:
@@ -104,6 +106,7 @@ class TagClassifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.attention = nn.Linear(width, len(self.types))  # u, c
         self.evidence = nn.Linear(width, len(self.types))  # v, b
+        self.summary = nn.Linear(2 * width, len(self.types), bias=False)  # w
         self.encoder = encoder
 
     def forward(
@@ -126,6 +129,10 @@ class TagClassifier(nn.Module):
         alpha = scores.masked_fill(~present[:, None], -math.inf).softmax(-1)
         pooled = alpha @ hidden  # [B, F, W]
         logits = (pooled * self.evidence.weight).sum(-1) + self.evidence.bias
+        kept = hidden * present[:, :, None]
+        mean = kept.sum(1) / present.sum(1, keepdim=True)
+        # Nothing is below zero after relu, so an absent patch (zero) never wins over a present one.
+        logits = logits + self.summary(torch.cat([mean, kept.amax(1)], -1))
         if trace:
             return logits, alpha.unflatten(-1, (views, cells))
         return logits

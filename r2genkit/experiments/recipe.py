@@ -98,7 +98,7 @@ class TagsConfig(_Strict):
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(32, ge=1)
     lr: float = Field(1e-3, gt=0)
-    width: int = Field(256, ge=1)
+    width: int = Field(512, ge=1)
     dropout: float = Field(0.2, ge=0, lt=1)
     crossfit: int = Field(0, ge=0, description="folds for the tags of training studies; 0 = none")
     min_positives: int = Field(10, ge=1, description="training studies a finding type must have")
