@@ -376,9 +376,9 @@ def evaluate_tags(
     both = [_curves(probabilities[:, f], labels[:, f], counts) for f in range(len(types))]
     values = np.array(both).transpose(1, 2, 0)  # [2, 1 + R, F]
     usable = np.isfinite(values[0, 0])  # types with both classes
-    with np.errstate(invalid="ignore"):
-        inside = values[:, :, usable]
-        macro = np.nanmean(inside, axis=2) if usable.any() else np.full(values.shape[:2], np.nan)
+    inside = values[:, :, usable]
+    with np.errstate(invalid="ignore"):  # a resample may leave no type with both classes
+        macro = np.nansum(inside, axis=2) / np.isfinite(inside).sum(axis=2)
     rows = []
     for column in range(len(types) + 1):
         series = macro if column == len(types) else values[:, :, column]

@@ -299,14 +299,14 @@ def _train(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     types = trainable_types(text, config.min_positives)
     with PeakMemory() as memory:
-        packed = pack_images(
-            list(text.studies.values()), size=config.packed_size, progress=progress
-        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(integer(config.seed, "encoder"))  # where weights start at random
             encoder = build_encoder(
                 config.encoder, weights=config.weights, trainable=True, bn_eval=config.bn_eval
             )
+        packed = pack_images(
+            list(text.studies.values()), size=config.packed_size, progress=progress
+        )
         ids = {part: text.part(part) for part in ("train", "validation", "test")}
         if config.studies is not None and config.studies < len(ids["train"]):
             rng = numpy_rng(config.seed, "pretraining/studies")
@@ -495,7 +495,8 @@ def pretraining_baselines(
     text = prepare_text(data, rules, data_dir)
     types = trainable_types(text, config.min_positives)
     labels = {part: true_findings(text, text.part(part), types) for part in ("train", "test")}
-    components = min(256, 8 * len(text.split.train))
+    # A handful of studies has fewer patch features than that.
+    components = min(256, 4 * len(text.split.train))
     frozen = EncoderConfig(image_size=image_size, pca=components)
     options = _options(profile, corpus, seed, overrides)
     common = {
@@ -562,10 +563,9 @@ def pretraining_baselines(
 
 
 def _macro(probabilities: np.ndarray, labels: np.ndarray) -> float | None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # no type has both classes
-        value = float(np.nanmean(auroc(probabilities, labels)))
-    return None if np.isnan(value) else value
+    scores = auroc(probabilities, labels)
+    scores = scores[np.isfinite(scores)]
+    return float(scores.mean()) if len(scores) else None
 
 
 def _linear_probe(
