@@ -222,6 +222,11 @@ class PreparedImages:
     features: PackedFeatures | None
     pretraining: Pretraining | None = None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a result row must say about the encoder."""
+        return () if self.pretraining is None else (self.pretraining.note,)
+
 
 @lru_cache(maxsize=2)
 def prepare_images(

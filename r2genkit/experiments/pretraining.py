@@ -23,7 +23,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -158,11 +158,11 @@ class Pretraining:
     @property
     def note(self) -> str:
         """One sentence for the rows of runs that use it."""
-        macro = self.row.findings["macro"].AUROC.value
+        macro = _short(self.row.findings["macro"].AUROC.value)
         return (
             f"encoder {self.config.encoder} pre-trained on the findings of "
             f"{self.row.studies['train']} training studies at {self.config.image_size} px "
-            f"({self.config.name}, seed {self.config.seed}): test macro AUROC {macro:.3f}"
+            f"({self.config.name}, seed {self.config.seed}): test macro AUROC {macro}"
         )
 
     def encoder(self, *, trainable: bool = False) -> Encoder:
@@ -211,7 +211,10 @@ def pretrain(
     words = ["r2genkit", "pretrain", str(name), *_options(profile, corpus, seed, overrides)]
     words += ["--data-dir", "DATA_DIR"] if data_dir else []
     text = prepare_text(data, rules, data_dir)
-    done = pretrained(config, text, command=shlex.join(words), fresh=fresh, progress=progress)
+    command = shlex.join(words)
+    done = pretrained(config, text, command=command, fresh=fresh, progress=progress)
+    # One that a recipe asked for first does not know yet how to ask for it alone.
+    done = replace(done, row=done.row.model_copy(update={"command": command}))
     _write_row(done.row)
     return done
 
@@ -237,7 +240,7 @@ def pretrained(
     Args:
         config: settings.
         text: studies and their split; nothing of a test study is read before the last epoch.
-        command: what to type to get it again, for the row.
+        command: what to type to get it again, for the row; empty when a recipe asks.
         fresh: train again even when a finished pre-training exists.
         progress: show progress bars.
     """
@@ -375,16 +378,17 @@ def _train(
     write_text(folder / "findings.csv", table.to_csv())
     write_json(folder / "settings.json", config.model_dump(mode="json"), indent=1)
     write_json(folder / "history.json", history, indent=1)
-    start_from = "random initialisation" if config.weights == "none" else "published weights"
+    weights = Path(config.weights).name  # the folder of a local file is the user's own
+    named = {"none": "random initialisation", "default": "published weights"}
     row = _row(
         text,
         table,
         name=config.name,
-        title=f"{config.encoder} trained end to end from {start_from}",
+        title=f"{config.encoder} trained end to end from {named.get(weights, weights)}",
         order=50,
         kind="pretraining",
         encoder=config.encoder,
-        weights=config.weights,
+        weights=weights,
         image_size=config.image_size,
         profile=config.profile,
         seed=config.seed,

@@ -137,7 +137,7 @@ class PretrainingConfig(_Strict):
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits over every setting."""
-        return _digest(self.model_dump(mode="json", exclude={"profile"}))
+        return _digest(self.model_dump(mode="json"))
 
 
 class EncoderConfig(_Strict):

@@ -345,10 +345,10 @@ def _constant(job: _Job) -> RunResult | None:
 def _baseline(job: _Job, text: PreparedText) -> _Outcome:
     recipe, seed = job.recipe, job.seed
     name = recipe.baseline.name
-    features = None
+    features, notes = None, ()
     if needs_features(name):
         prepared = prepare_images(recipe.data, recipe.text, recipe.encoder, job.data_dir, job.bars)
-        features = prepared.features
+        features, notes = prepared.features, prepared.notes
     start = time.perf_counter()
     baseline = build_baseline(
         name,
@@ -367,6 +367,7 @@ def _baseline(job: _Job, text: PreparedText) -> _Outcome:
         hypotheses=hypotheses,
         selected_on=SELECTED_ON[name],
         train_seconds=time.perf_counter() - start,
+        notes=notes,
     )
 
 
@@ -440,7 +441,7 @@ def _train(job: _Job, text: PreparedText) -> _Outcome:
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         device=str(fitted.device),
         extra={} if tags is None else {"tag AUROC": mean_test_auroc(tags, text)},
-        notes=() if prepared.pretraining is None else (prepared.pretraining.note,),
+        notes=prepared.notes,
     )
 
 
