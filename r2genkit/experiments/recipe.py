@@ -147,7 +147,8 @@ class EncoderConfig(_Strict):
     studies, or takes it from an equal pre-training that is finished. ``load_recipe`` then fills in
     ``pretraining`` from ``recipes/pretraining/<encoder>.yaml`` (``tags:NAME``: from that file), on
     top of which the recipe's own ``pretraining`` keys are set, and takes its image size where the
-    recipe names none.
+    recipe names none. Such patch features know the findings of training studies better than those
+    of others: tags made from them want ``teacher_forcing``.
     """
 
     name: str = "efficientnet_lite0"
