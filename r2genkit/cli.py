@@ -199,6 +199,55 @@ def train(
 
 
 @app.command()
+def pretrain(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="resnet18, densenet121, resnet101, efficientnet_lite0 or a YAML file; may be "
+            "left out with --baselines."
+        ),
+    ] = None,
+    profile: Profile = "lab",
+    corpus: Corpus = None,
+    seed: Seed = 0,
+    data_dir: DataDir = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting: epochs=3.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option(help="Repeat a finished pre-training.")] = False,
+    baselines: Annotated[
+        bool, typer.Option(help="Also score chance and classifiers on a frozen encoder.")
+    ] = False,
+) -> None:
+    """Train an encoder end to end to tell which findings a study shows (weights: tags)."""
+    from r2genkit.experiments import pretraining
+    from r2genkit.experiments.recipe import pretraining_names
+
+    if name is None and not baselines:
+        raise KitError(f"name a pre-training ({', '.join(pretraining_names())}) or --baselines")
+    where = {"profile": profile, "corpus": corpus, "seed": seed, "data_dir": data_dir}
+    settings, rows = set_ or [], []
+    if baselines:
+        studies = [text for text in settings if text.startswith("data.")]
+        rows = pretraining.pretraining_baselines(overrides=studies, **where)
+    folder = None
+    if name is not None:
+        done = pretraining.pretrain(name, overrides=settings, fresh=fresh, **where)
+        rows, folder = [*rows, done.row], done.folder
+    known = pretraining.read_pretraining_rows(profile, corpus=rows[-1].corpus)
+    split = rows[-1].split_fingerprint
+    rows = [row for row in known if row.split_fingerprint == split]
+    table = pretraining.pretraining_table(rows)
+    columns = pretraining.SUMMARY_COLUMNS
+    _echo_table(table[columns])
+    typer.echo("\nAUROC per finding (positive test studies):\n")
+    _echo_table(table.set_index("classifier").drop(columns=columns[1:]).T.reset_index(names=""))
+    typer.echo(f"\n{pretraining.pretraining_caption(rows)}")
+    if folder is not None:
+        typer.echo(f"files: {folder}")
+
+
+@app.command()
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
 ) -> None:

@@ -11,6 +11,7 @@ the tags of a classifier that has not seen it.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -178,6 +179,7 @@ def train_tags(
     config: TagConfig | None = None,
     *,
     encoder: Encoder | None = None,
+    select: bool = False,
     seed: int = 0,
     device: str | torch.device = "cpu",
     progress: bool = True,
@@ -191,20 +193,26 @@ def train_tags(
         config: sizes and schedule.
         encoder: for data sets with images; a trainable one is trained in place (save it with
             ``encoder.save`` to use the weights elsewhere).
+        select: keep the weights of the epoch with the highest validation AUROC (the first of
+            equals) instead of the last; an encoder trained end to end may have passed its best.
         seed: the run's seed; streams "init", "dropout" and the loader's are used.
         device: where to train.
         progress: show a progress bar.
 
     Returns:
-        The classifier of the last epoch (on CPU, evaluation mode) and the history per epoch.
+        The classifier of the last (``select``: best) epoch, on CPU and in evaluation mode, and the
+        history per epoch.
 
     Raises:
-        KitError: labels missing or of another number of types.
+        KitError: labels missing or of another number of types; ``select`` without a validation
+            set.
     """
     config = config or TagConfig()
     labels = _labels_of(train)
     if labels.shape[1] != len(types):
         raise KitError(f"labels have {labels.shape[1]} columns for {len(types)} finding types.")
+    if select and validation is None:
+        raise KitError("choosing the best epoch needs a validation set; give one or select=False.")
     dim = encoder.dim if train.features is None and encoder is not None else _feature_dim(train)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(integer(seed, "init"))
@@ -212,7 +220,7 @@ def train_tags(
             dim, types, width=config.width, dropout=config.dropout, encoder=encoder
         ).to(device)
         torch.manual_seed(integer(seed, "dropout"))
-        history = _optimise(model, train, validation, config, seed, device, progress)
+        history = _optimise(model, train, validation, config, select, seed, device, progress)
     return model.cpu().eval(), history
 
 
@@ -227,6 +235,7 @@ def _optimise(
     train: ReportDataset,
     validation: ReportDataset | None,
     config: TagConfig,
+    select: bool,
     seed: int,
     device: str | torch.device,
     progress: bool,
@@ -243,6 +252,7 @@ def _optimise(
     )
     positive_weight = class_weights(train.labels).to(device)
     history: list[dict[str, float]] = []
+    best, best_state = -math.inf, None
     bar = tqdm(total=config.epochs * len(loader), desc="finding tags", disable=not progress)
     with bar:
         for epoch in range(config.epochs):
@@ -264,7 +274,12 @@ def _optimise(
             if validation is not None:
                 scores = auroc(predict_tags(model, validation, device=device), validation.labels)
                 record["validation AUROC"] = float(np.nanmean(scores))
+                if select and record["validation AUROC"] > best:
+                    best = record["validation AUROC"]
+                    best_state = copy.deepcopy(model.state_dict())
             history.append(record)
+    if best_state is not None:
+        model.load_state_dict(best_state)
     return history
 
 
@@ -368,9 +383,9 @@ def evaluate_tags(
     both = [_curves(probabilities[:, f], labels[:, f], counts) for f in range(len(types))]
     values = np.array(both).transpose(1, 2, 0)  # [2, 1 + R, F]
     usable = np.isfinite(values[0, 0])  # types with both classes
-    with np.errstate(invalid="ignore"):
-        inside = values[:, :, usable]
-        macro = np.nanmean(inside, axis=2) if usable.any() else np.full(values.shape[:2], np.nan)
+    inside = values[:, :, usable]
+    with np.errstate(invalid="ignore"):  # a resample may leave no type with both classes
+        macro = np.nansum(inside, axis=2) / np.isfinite(inside).sum(axis=2)
     rows = []
     for column in range(len(types) + 1):
         series = macro if column == len(types) else values[:, :, column]

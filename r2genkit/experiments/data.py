@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -43,6 +44,9 @@ from r2genkit.study import Study, by_id
 from r2genkit.text.cleaning import clean_report
 from r2genkit.text.sentences import normalise, split_sentences
 from r2genkit.text.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from r2genkit.experiments.pretraining import Pretraining
 
 
 @dataclass
@@ -208,11 +212,20 @@ def prepare_text(data: DataConfig, text: TextConfig, data_dir: Path | None = Non
 
 @dataclass
 class PreparedImages:
-    """Packed images and, for a frozen encoder, its cached patch features."""
+    """Packed images and, for a frozen encoder, its cached patch features.
+
+    ``pretraining`` is the finished pre-training that the encoder's weights come from, if any.
+    """
 
     encoder: Encoder
     images: PackedImages | RawImages
     features: PackedFeatures | None
+    pretraining: Pretraining | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a result row must say about the encoder."""
+        return () if self.pretraining is None else (self.pretraining.note,)
 
 
 @lru_cache(maxsize=2)
@@ -228,7 +241,15 @@ def prepare_images(
     Kept in memory for the next recipe with the same settings; on disk under content hashes.
     """
     prepared = prepare_text(data, text, data_dir)
-    network = build_encoder(encoder.name, weights=encoder.weights, trainable=encoder.trainable)
+    weights: str | Path = encoder.weights
+    pretraining = None
+    if encoder.pretraining is not None:
+        # Imported here: pre-training itself builds on the texts and splits of this module.
+        from r2genkit.experiments.pretraining import pretrained
+
+        pretraining = pretrained(encoder.pretraining, prepared, progress=progress)
+        weights = pretraining.weights
+    network = build_encoder(encoder.name, weights=weights, trainable=encoder.trainable)
     studies = list(prepared.studies.values())
     if encoder.augment == "r2gen":
         # Random crops need more than the input size: files are read at their own, renderings at
@@ -239,10 +260,10 @@ def prepare_images(
             if CORPORA[data.corpus].synthetic
             else RawImages(studies)
         )
-        return PreparedImages(network, images, None)
+        return PreparedImages(network, images, None, pretraining)
     images = pack_images(studies, size=encoder.image_size, progress=progress)
     if encoder.trainable:
-        return PreparedImages(network, images, None)
+        return PreparedImages(network, images, None, pretraining)
     features = cache_features(
         network,
         images,
@@ -251,7 +272,9 @@ def prepare_images(
         pca_ids=prepared.split.train,
         progress=progress,
     )
-    return PreparedImages(network, images, features.in_memory() if encoder.pca else features)
+    if encoder.pca:
+        features.in_memory()
+    return PreparedImages(network, images, features, pretraining)
 
 
 def report_loader(

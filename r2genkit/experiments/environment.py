@@ -7,6 +7,8 @@ import os
 import platform
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -74,6 +76,17 @@ def device_name(device: torch.device | str = "cpu") -> str:
                 model = line.split(":", 1)[1].strip()
                 break
     return f"{model}, {os.cpu_count()} cores"
+
+
+@contextmanager
+def torch_threads(number: int | None) -> Iterator[None]:
+    """Torch threads while a recipe runs; a fixed number makes sums come out alike everywhere."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class PeakMemory:

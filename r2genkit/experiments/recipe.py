@@ -11,7 +11,7 @@ import copy
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -25,6 +25,9 @@ from r2genkit.training import TrainingConfig
 Profile = Literal["smoke", "lab", "paper"]
 PROFILES: tuple[str, ...] = ("smoke", "lab", "paper")
 RECIPES = PACKAGE / "recipes"
+PRETRAINING = RECIPES / "pretraining"
+TAG_WEIGHTS = "tags"
+"""Encoder weights from tag pre-training: "tags", or "tags:NAME" for settings of another name."""
 
 # What a profile sets for every recipe; a recipe's own ``profiles`` block is applied on top.
 PROFILE_DEFAULTS: dict[str, dict] = {
@@ -35,10 +38,27 @@ PROFILE_DEFAULTS: dict[str, dict] = {
     "lab": {},
     "paper": {"threads": None},
 }
+# The same for pre-training.
+PRETRAINING_DEFAULTS: dict[str, dict] = {
+    "smoke": {"bootstrap": 200},
+    "lab": {},
+    "paper": {"threads": None},
+}
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+_Settings = TypeVar("_Settings", bound=_Strict)
+
+
+def _digest(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _from_tags(weights: object) -> bool:
+    return str(weights).partition(":")[0] == TAG_WEIGHTS
 
 
 class DataConfig(_Strict):
@@ -75,8 +95,61 @@ class TextConfig(_Strict):
     )
 
 
+class PretrainingConfig(_Strict):
+    """How an encoder is trained end to end as a finding classifier (one YAML per encoder).
+
+    ``seed`` is the pre-training's own: runs of all seeds then share one encoder, as they would
+    share published weights.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$", description="name of the settings file")
+    profile: Profile = Field("lab", description="the budget that these settings belong to")
+    encoder: str = Field(description="network, see encoders/networks.py")
+    weights: str = Field("none", description="where training starts; none = random")
+    image_size: int = Field(112, ge=32, description="side of the images it is trained on, pixels")
+    packed_size: int = Field(224, ge=32, description="side of the packed images they come from")
+    augment: Literal["none", "crop"] = Field(
+        "none", description="crop: random crops of 7/8 of the side, never flipped"
+    )
+    studies: int | None = Field(None, ge=1, description="at most so many training studies")
+    min_positives: int = Field(10, ge=1, description="training studies a finding type must have")
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(16, ge=1)
+    lr: float = Field(1e-3, gt=0, description="peak rate of the classifier")
+    encoder_lr: float = Field(1e-3, gt=0, description="peak rate of the encoder")
+    width: int = Field(256, ge=1)
+    dropout: float = Field(0.2, ge=0, lt=1)
+    weight_decay: float = Field(0.01, ge=0)
+    bn_eval: bool = Field(False, description="keep the batch statistics that training starts from")
+    bootstrap: int = Field(1000, ge=1, description="resamples of the test studies")
+    threads: int | None = Field(1, ge=1, description="torch threads on the CPU; None = all")
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> PretrainingConfig:
+        if self.packed_size < self.image_size:
+            raise ValueError(
+                "packed_size must be at least image_size: images are only made smaller"
+            )
+        if _from_tags(self.weights):
+            raise ValueError("pre-training starts from none, default, published or local weights")
+        return self
+
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits over every setting."""
+        return _digest(self.model_dump(mode="json"))
+
+
 class EncoderConfig(_Strict):
-    """Image encoder: its features are cached when frozen, computed in the loop when trained."""
+    """Image encoder: its features are cached when frozen, computed in the loop when trained.
+
+    With ``weights: tags`` the run pre-trains the encoder on the findings of its own training
+    studies, or takes it from an equal pre-training that is finished. ``load_recipe`` then fills in
+    ``pretraining`` from ``recipes/pretraining/<encoder>.yaml`` (``tags:NAME``: from that file), on
+    top of which the recipe's own ``pretraining`` keys are set, and takes its image size where the
+    recipe names none. Such patch features know the findings of training studies better than those
+    of others: tags made from them want ``teacher_forcing``.
+    """
 
     name: str = "efficientnet_lite0"
     weights: str = "default"
@@ -84,6 +157,18 @@ class EncoderConfig(_Strict):
     trainable: bool = False
     pca: int | None = Field(None, ge=1, description="keep this many principal components")
     augment: Literal["none", "r2gen"] = "none"
+    pretraining: PretrainingConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> EncoderConfig:
+        if _from_tags(self.weights) != (self.pretraining is not None):
+            raise ValueError("weights: tags and a pretraining block need one another")
+        if self.pretraining is not None and self.pretraining.encoder != self.name:
+            raise ValueError(
+                f"pre-training {self.pretraining.name} trains {self.pretraining.encoder} and not "
+                f"{self.name}: name the same encoder"
+            )
+        return self
 
 
 class TagsConfig(_Strict):
@@ -192,7 +277,10 @@ class Recipe(_Strict):
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits over every setting (titles and prose left out)."""
         content = self.model_dump(mode="json", exclude={"title", "about", "order"})
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        if self.encoder is not None and self.encoder.pretraining is None:
+            # A block that says nothing leaves the names of finished runs as they are.
+            del content["encoder"]["pretraining"]
+        return _digest(content)
 
 
 # The protocol each corpus is published under; "grouped" keeps equal texts in one part.
@@ -216,6 +304,11 @@ TEXT_OF = {
 def recipe_names() -> list[str]:
     """Names of the shipped recipes, in order."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def pretraining_names() -> list[str]:
+    """Names of the shipped pre-trainings, in order."""
+    return sorted(path.stem for path in PRETRAINING.glob("*.yaml"))
 
 
 def _merge(base: dict, override: dict) -> dict:
@@ -259,11 +352,31 @@ def load_recipe(
     Raises:
         KitError: unknown recipe or profile, unreadable YAML, unknown or invalid key.
     """
-    if profile not in PROFILES:
-        raise KitError(f"unknown profile {profile!r}: choose one of {', '.join(PROFILES)}")
     path = Path(name) if str(name).endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
         raise KitError(f"no recipe {name!r}: the shipped ones are {', '.join(recipe_names())}")
+    merged = _read_profiles(path, profile, PROFILE_DEFAULTS)
+    # Every profile is checked, so that a mistake in one that is rarely run is found at once.
+    for key, content in merged.items():
+        _validate(_with_pretraining(content, key), f"{path.name}, profile {key}")
+    content = merged[profile]
+    if corpus is not None:
+        content = _merge(content, {"data": {"corpus": corpus, "split": "auto"}})
+    for text in overrides:
+        content = _merge(content, _assignment(text))
+    recipe = _validate(_with_pretraining(content, profile), path.name)
+    data, text = settle(recipe.data, recipe.text)
+    return recipe.model_copy(update={"data": data, "text": text})
+
+
+def _read_profiles(path: Path, profile: str, defaults: dict[str, dict]) -> dict[str, dict]:
+    """Content of a settings file under each profile, not yet validated.
+
+    Raises:
+        KitError: unknown profile, unreadable YAML, or no mapping.
+    """
+    if profile not in PROFILES:
+        raise KitError(f"unknown profile {profile!r}: choose one of {', '.join(PROFILES)}")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -278,31 +391,82 @@ def load_recipe(
     unknown = set(profiles) - set(PROFILES)
     if unknown:
         raise KitError(f"{path.name}: unknown profile(s) {', '.join(sorted(unknown))} in profiles")
-    # Every profile is checked, so that a mistake in one that is rarely run is found at once.
-    resolved = {
-        key: _validate(
-            _merge(_merge(raw, PROFILE_DEFAULTS[key]), profiles.get(key) or {}),
-            f"{path.name}, profile {key}",
-        )
-        for key in PROFILES
-    }[profile]
-    content = resolved.model_dump()
-    if corpus is not None:
-        content = _merge(content, {"data": {"corpus": corpus, "split": "auto"}})
-    for text in overrides:
-        content = _merge(content, _assignment(text))
-    recipe = _validate(content, path.name)
-    data, text = settle(recipe.data, recipe.text)
-    return recipe.model_copy(update={"data": data, "text": text})
+    return {key: _merge(_merge(raw, defaults[key]), profiles.get(key) or {}) for key in PROFILES}
 
 
-def _validate(content: dict, where: str) -> Recipe:
+def _validate(content: dict, where: str, kind: type[_Settings] = Recipe) -> _Settings:
     try:
-        return Recipe.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "recipe"
         raise KitError(f"{where}: {key}: {first['msg'].lower()}") from error
+
+
+def _with_pretraining(content: dict, profile: str) -> dict:
+    """Recipe content whose ``encoder.weights: tags`` is spelt out as settings."""
+    encoder = content.get("encoder")
+    if not isinstance(encoder, dict) or not _from_tags(encoder.get("weights")):
+        return content
+    network = encoder.get("name", EncoderConfig.model_fields["name"].default)
+    name = str(encoder["weights"]).partition(":")[2] or network
+    path = _pretraining_file(name)
+    own = encoder.get("pretraining") or {}
+    settings = _merge(_pretraining_content(path, profile)[profile], own)
+    sized = {"image_size": settings.get("image_size", 112), **encoder}
+    return {**content, "encoder": {**sized, "name": network, "pretraining": settings}}
+
+
+def _pretraining_file(name: str | Path) -> Path:
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else PRETRAINING / f"{name}.yaml"
+    if not path.is_file():
+        raise KitError(
+            f"no pre-training {str(name)!r}: the shipped ones are {', '.join(pretraining_names())};"
+            " for another encoder copy one of their YAML files and name the copy"
+        )
+    return path
+
+
+def _pretraining_content(path: Path, profile: str) -> dict[str, dict]:
+    """Content of a pre-training file under each profile, every profile checked."""
+    contents = {
+        key: {"name": path.stem, **content, "profile": key}
+        for key, content in _read_profiles(path, profile, PRETRAINING_DEFAULTS).items()
+    }
+    for key, content in contents.items():
+        _validate(content, f"{path.name}, profile {key}", PretrainingConfig)
+    return contents
+
+
+def load_pretraining(
+    name: str | Path,
+    *,
+    profile: str = "lab",
+    corpus: str | None = None,
+    seed: int = 0,
+    overrides: tuple[str, ...] | list[str] = (),
+) -> tuple[PretrainingConfig, DataConfig, TextConfig]:
+    """Settings of a pre-training, and the studies and text rules that recipes have by default.
+
+    Args:
+        name: a shipped pre-training ("resnet18") or a path to a YAML file.
+        profile: "smoke", "lab" or "paper".
+        corpus: default phantom.
+        seed: of the pre-training.
+        overrides: settings such as ``"epochs=3"`` or ``"data.limit_train=100"``, applied last.
+
+    Raises:
+        KitError: unknown name or profile, unreadable YAML, unknown or invalid key.
+    """
+    path = _pretraining_file(name)
+    content = {**_pretraining_content(path, profile)[profile], "seed": seed}
+    data = copy.deepcopy(PROFILE_DEFAULTS[profile].get("data", {}))
+    content["data"] = data | ({} if corpus is None else {"corpus": corpus})
+    for text in overrides:
+        content = _merge(content, _assignment(text))
+    studies = _validate(content.pop("data"), f"{path.name}: data", DataConfig)
+    config = _validate(content, path.name, PretrainingConfig)
+    return config, *settle(studies, TextConfig())
 
 
 def settle(data: DataConfig, text: TextConfig) -> tuple[DataConfig, TextConfig]:

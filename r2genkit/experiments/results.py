@@ -164,7 +164,7 @@ def _file(row: ResultRow) -> Path:
     return results_dir(row.profile) / f"{row.corpus}.jsonl"
 
 
-def _read_file(path: Path) -> list[tuple[str, dict]]:
+def read_lines(path: Path) -> list[tuple[str, dict]]:
     """Every line as (where it stands, content), not yet validated."""
     lines = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -200,7 +200,7 @@ def read_rows(
     wanted = None if runs is None else set(runs)
     rows = []
     for path in sorted(folder.glob("*.jsonl")):
-        for where, content in _read_file(path):
+        for where, content in read_lines(path):
             name = content.get("run")
             if (
                 content.get("profile") != profile
@@ -218,14 +218,18 @@ def read_rows(
 def write_row(row: ResultRow) -> Path:
     """Add a row to its file, replacing the one with the same key; atomic, safe across processes."""
     path = _file(row)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = row.model_dump(mode="json")
-    with FileLock(str(path) + ".lock"):
-        old = [content for _, content in _read_file(path)] if path.is_file() else []
-        kept = [content for content in old if _values(content, KEY) != _values(new, KEY)]
-        ordered = sorted([*kept, new], key=lambda content: _values(content, _ORDER))
-        write_text(path, "".join(json.dumps(line, sort_keys=True) + "\n" for line in ordered))
+    replace_line(path, row.model_dump(mode="json"), key=KEY, order=_ORDER)
     return path
+
+
+def replace_line(path: Path, new: dict, *, key: Sequence[str], order: Sequence[str]) -> None:
+    """Put one JSON line into a file in place of the one with equal ``key`` fields, sorted."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(path) + ".lock"):
+        old = [content for _, content in read_lines(path)] if path.is_file() else []
+        kept = [content for content in old if _values(content, key) != _values(new, key)]
+        ordered = sorted([*kept, new], key=lambda content: _values(content, order))
+        write_text(path, "".join(json.dumps(line, sort_keys=True) + "\n" for line in ordered))
 
 
 def _values(content: dict, names: Sequence[str]) -> list[str]:

@@ -10,13 +10,11 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
 from filelock import FileLock
 
 from r2genkit.batches import Batch, Loader
@@ -41,12 +39,19 @@ from r2genkit.experiments.environment import (
     code_hash,
     device_name,
     git_revision,
+    torch_threads,
     versions,
 )
 from r2genkit.experiments.recipe import Recipe, load_recipe
 from r2genkit.experiments.results import ResultRow, make_row, write_row
 from r2genkit.experiments.tagging import decoder_tags, mean_test_auroc, prepare_tags
-from r2genkit.experiments.trained import PCA_FILE, TAGS_FOLDER, TrainedSystem, load_trained
+from r2genkit.experiments.trained import (
+    ENCODER_FILE,
+    PCA_FILE,
+    TAGS_FOLDER,
+    TrainedSystem,
+    load_trained,
+)
 from r2genkit.experiments.verdict import (
     evaluate_run,
     row_clinical,
@@ -181,7 +186,7 @@ def _complete(job: _Job, *, fresh: bool = False) -> None:
         if fresh and folder.is_dir():
             _empty(folder)
         folder.mkdir(exist_ok=True)
-        with _threads(job.recipe.threads):
+        with torch_threads(job.recipe.threads):
             _run(job)
 
 
@@ -217,17 +222,6 @@ def _empty(folder: Path) -> None:
             path.rmdir()
         else:
             path.unlink()
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """Torch threads while a recipe runs; a fixed number makes sums come out alike everywhere."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _command(name, profile, corpus, seed, overrides, data_dir) -> str:
@@ -351,10 +345,10 @@ def _constant(job: _Job) -> RunResult | None:
 def _baseline(job: _Job, text: PreparedText) -> _Outcome:
     recipe, seed = job.recipe, job.seed
     name = recipe.baseline.name
-    features = None
+    features, notes = None, ()
     if needs_features(name):
         prepared = prepare_images(recipe.data, recipe.text, recipe.encoder, job.data_dir, job.bars)
-        features = prepared.features
+        features, notes = prepared.features, prepared.notes
     start = time.perf_counter()
     baseline = build_baseline(
         name,
@@ -373,6 +367,7 @@ def _baseline(job: _Job, text: PreparedText) -> _Outcome:
         hypotheses=hypotheses,
         selected_on=SELECTED_ON[name],
         train_seconds=time.perf_counter() - start,
+        notes=notes,
     )
 
 
@@ -391,6 +386,8 @@ def _train(job: _Job, text: PreparedText) -> _Outcome:
         tags.save(folder / TAGS_FOLDER)
     if prepared.features is not None and prepared.features.pca is not None:
         prepared.features.pca.save(folder / PCA_FILE)
+    if prepared.pretraining is not None and not recipe.encoder.trainable:
+        prepared.encoder.save(folder / ENCODER_FILE)  # a run's folder needs nothing beside it
     model = build_model(
         recipe.model.name,
         recipe.model.settings,
@@ -444,6 +441,7 @@ def _train(job: _Job, text: PreparedText) -> _Outcome:
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         device=str(fitted.device),
         extra={} if tags is None else {"tag AUROC": mean_test_auroc(tags, text)},
+        notes=prepared.notes,
     )
 
 

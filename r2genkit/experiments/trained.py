@@ -1,8 +1,8 @@
 """A trained run as a system: radiographs in, report out.
 
 A finished run's folder is self-contained: recipe, vocabulary, weights, projection of the patch
-features and finding classifier are read from it; only a frozen encoder's own weights come from
-where they always come from.
+features and finding classifier are read from it, and so is an encoder that was pre-trained on
+tags; only a frozen encoder's published weights come from where they always come from.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from r2genkit.text.vocabulary import Vocabulary
 from r2genkit.training.checkpoints import Checkpoints, load_weights
 from r2genkit.viz.attention import attention_figure, by_sentence
 
+ENCODER_FILE = "encoder.safetensors"
 PCA_FILE = "pca.safetensors"
 TAGS_FOLDER = "tags"
 
@@ -178,11 +179,13 @@ def load_trained(folder: Path) -> TrainedSystem:
     if recipe.model is None:
         raise KitError(f"{folder} holds the baseline {recipe.run}, which does not read images")
     vocabulary = Vocabulary.load(folder / "vocabulary.json")
+    weights: str | Path = recipe.encoder.weights
+    if recipe.encoder.trainable:
+        weights = "none"  # they are part of the model's own
+    elif recipe.encoder.pretraining is not None:
+        weights = folder / ENCODER_FILE
     encoder = build_encoder(
-        recipe.encoder.name,
-        # A trained encoder's weights are part of the model's own.
-        weights="none" if recipe.encoder.trainable else recipe.encoder.weights,
-        trainable=recipe.encoder.trainable,
+        recipe.encoder.name, weights=weights, trainable=recipe.encoder.trainable
     )
     pca = PCA.load(folder / PCA_FILE) if (folder / PCA_FILE).is_file() else None
     tags = Tags.load(folder / TAGS_FOLDER) if recipe.tags else None

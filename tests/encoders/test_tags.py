@@ -117,6 +117,22 @@ def test_training_is_seeded_and_leaves_the_callers_stream_alone():
     assert not torch.equal(one.adapter.weight, other.adapter.weight)
 
 
+def test_the_best_epoch_can_be_kept():
+    features = Planted(160, signal=2.0)
+    train, held = part(features, range(100)), part(features, range(100, 160))
+    # So high a rate that the last epoch is not the best.
+    wild = TagConfig(epochs=6, batch_size=8, lr=0.3, width=16, dropout=0)
+    last, history = train_tags(TYPES, train, held, wild, progress=False)
+    best, same = train_tags(TYPES, train, held, wild, select=True, progress=False)
+    assert history == same
+    scores = [record["validation AUROC"] for record in history]
+    assert auroc(predict_tags(last, held), held.labels).mean() == pytest.approx(scores[-1])
+    assert auroc(predict_tags(best, held), held.labels).mean() == pytest.approx(max(scores))
+    assert max(scores) > scores[-1]
+    with pytest.raises(KitError, match="needs a validation set"):
+        train_tags(TYPES, train, None, wild, select=True, progress=False)
+
+
 def test_class_weights_are_roots_of_the_odds():
     labels = np.zeros((100, 3), dtype=bool)
     labels[:10, 0] = True

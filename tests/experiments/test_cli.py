@@ -10,6 +10,7 @@ runner = CliRunner()
 COMMANDS = [
     ["doctor"],
     ["train"],
+    ["pretrain"],
     ["evaluate"],
     ["generate"],
     ["score"],
