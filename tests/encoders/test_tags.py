@@ -97,7 +97,7 @@ def test_classifier_learns_and_looks_at_the_finding():
         for f in range(3)
         if features.labels[row, f]
     ]
-    # The summary carries part of the evidence; by chance one place in nine to eighteen would be hit.
+    # The summary carries part of the evidence; chance hits one place in nine to eighteen.
     assert np.mean(hits) > 0.5
     torch.testing.assert_close(logits, model(features.gather(rows), mask))
 
