@@ -100,7 +100,16 @@ def image_use_figure(rows: Sequence[ResultRow], metric: str = "finding-F1") -> F
         axis.set_xlabel(metric)
         if rows:
             handles, labels = axis.get_legend_handles_labels()
-            axis.legend(handles[:2], labels[:2], fontsize=8, loc="best")
+            # Above the axis: inside, there is a row of points at every height.
+            axis.legend(
+                handles[:2],
+                labels[:2],
+                fontsize=8,
+                loc="lower center",
+                bbox_to_anchor=(0.5, 1.0),
+                ncols=2,
+                frameon=False,
+            )
         figure.tight_layout()
     return _finish(figure, bool(rows) and rows[0].synthetic)
 
