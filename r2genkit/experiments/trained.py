@@ -32,7 +32,7 @@ from r2genkit.paths import runs_dir
 from r2genkit.study import Hypothesis
 from r2genkit.text.vocabulary import Vocabulary
 from r2genkit.training.checkpoints import Checkpoints, load_weights
-from r2genkit.viz.attention import attention_figure, by_sentence
+from r2genkit.viz.attention import attention_figure
 
 ENCODER_FILE = "encoder.safetensors"
 PCA_FILE = "pca.safetensors"
@@ -155,12 +155,16 @@ class TrainedSystem:
         """
         if "attention" not in hypothesis.trace:
             raise KitError(f"{self.recipe.title} has no attention to draw: leave out --attention")
-        seen, words, columns = hypothesis.trace["attention"], hypothesis.text.split(), 6
-        if "sentence" in hypothesis.trace:
-            seen, words = by_sentence(seen, words, hypothesis.trace["sentence"])
-            columns = 3
         views = np.stack(self.read(frontal, lateral))
-        figure = attention_figure(views, seen, words, columns=columns)
+        if "sentence" in hypothesis.trace:
+            # Imported here: figures of sentences share code with those of result rows.
+            from r2genkit.viz.sentences import sentence_attention_figure, sentence_rows
+
+            sentences, rows = sentence_rows(hypothesis)
+            figure = sentence_attention_figure(views, rows["attention"], sentences)
+        else:
+            seen = hypothesis.trace["attention"]
+            figure = attention_figure(views, seen, hypothesis.text.split())
         with replacing(path) as temporary:
             figure.savefig(temporary, format=Path(path).suffix.lstrip(".") or "png", dpi=110)
         plt.close(figure)

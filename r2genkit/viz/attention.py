@@ -1,9 +1,8 @@
-"""Where a model looks while it writes: a small panel per word or sentence, views side by side."""
+"""Where a model looks while it writes: one small panel per word, all views side by side."""
 
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -111,37 +110,6 @@ def choose_words(attention: np.ndarray, words: Sequence[str], limit: int) -> lis
     places = np.flatnonzero(content) if content.any() else np.arange(len(words))
     order = places[np.argsort(-change[places], kind="stable")]
     return sorted(order[:limit].tolist())
-
-
-def by_sentence(
-    attention: np.ndarray, words: Sequence[str], sentence: np.ndarray, *, width: int = 34
-) -> tuple[np.ndarray, list[str]]:
-    """One row of attention per sentence, for models that look once per sentence.
-
-    Args:
-        attention: ``[T, V, S]``, the same for all words of a sentence.
-        words: T words.
-        sentence: ``[T]`` number of the sentence that each word belongs to (trace "sentence").
-        width: letters per line of the returned text.
-
-    Returns:
-        Attention ``[M, V, S]`` and M sentences, broken into lines, for :func:`attention_figure`.
-
-    Raises:
-        KitError: lengths that do not agree.
-    """
-    attention, sentence = np.asarray(attention), np.asarray(sentence)
-    if not len(attention) == len(words) == len(sentence):
-        raise KitError(
-            f"{len(words)} words, {len(attention)} rows of attention and {len(sentence)} sentence "
-            "numbers do not belong together; pass text and trace of one hypothesis."
-        )
-    numbers, first = np.unique(sentence, return_index=True)
-    texts = [
-        textwrap.fill(" ".join(word for word, n in zip(words, sentence) if n == number), width)
-        for number in numbers
-    ]
-    return attention[first], texts
 
 
 def attention_figure(
@@ -262,9 +230,12 @@ def _stretch(image: np.ndarray) -> np.ndarray:
     return (image - low) / (high - low) if high > low else np.zeros_like(image)
 
 
-def _check(
-    images: np.ndarray, attention: np.ndarray, words: Sequence[str], gate: np.ndarray | None
-) -> None:
+def check_views(images: np.ndarray, attention: np.ndarray) -> None:
+    """Whether attention ``[rows, V, S]`` can be drawn over images ``[V, H, W]``.
+
+    Raises:
+        KitError: another number of axes or of views.
+    """
     if (
         images.ndim != 3
         or attention.ndim != 3
@@ -273,8 +244,14 @@ def _check(
     ):
         raise KitError(
             f"images {list(images.shape)} and attention {list(attention.shape)} do not belong "
-            "together; expected [V, H, W] and [T, V, S] with the same V."
+            "together; expected [V, H, W] and [rows, V, S] with the same V."
         )
+
+
+def _check(
+    images: np.ndarray, attention: np.ndarray, words: Sequence[str], gate: np.ndarray | None
+) -> None:
+    check_views(images, attention)
     if len(words) != len(attention) or (gate is not None and len(gate) != len(words)):
         raise KitError(
             f"{len(words)} words for {len(attention)} rows of attention (or of the gate); "

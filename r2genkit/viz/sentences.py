@@ -21,7 +21,7 @@ from r2genkit.errors import KitError
 from r2genkit.models.hierarchical import HierarchicalModel
 from r2genkit.study import Hypothesis
 from r2genkit.text.sentences import split_sentences
-from r2genkit.viz.attention import _stretch, upsample
+from r2genkit.viz.attention import _stretch, check_views, upsample
 from r2genkit.viz.results import MODEL, _finish
 
 Decisions = tuple[np.ndarray, np.ndarray]
@@ -295,16 +295,7 @@ def _check(
     grid: tuple[int, int] | None,
 ) -> tuple[int, int]:
     """The grid of patches, once everything fits together."""
-    if (
-        images.ndim != 3
-        or attention.ndim != 3
-        or images.shape[0] > attention.shape[1]
-        or attention[:, images.shape[0] :].any()  # attention on a view that is not there to show
-    ):
-        raise KitError(
-            f"images {list(images.shape)} and attention {list(attention.shape)} do not belong "
-            "together; expected [V, H, W] and [M, V, S] with the same V."
-        )
+    check_views(images, attention)
     if not len(sentences) or len(sentences) != len(attention):
         raise KitError(
             f"{len(sentences)} sentences for {len(attention)} rows of attention; pass what "

@@ -9,7 +9,6 @@ from r2genkit.errors import KitError
 from r2genkit.viz.attention import (
     attention_change,
     attention_figure,
-    by_sentence,
     choose_words,
     upsample,
 )
@@ -139,15 +138,3 @@ def test_what_does_not_belong_together_is_refused(change, message):
         attention_figure(
             arguments.pop("images"), arguments.pop("attention"), arguments.pop("words"), **arguments
         )
-
-
-def test_by_sentence_keeps_one_row_and_the_words_of_each_sentence():
-    attention = np.arange(3.0)[[0, 0, 0, 1, 1, 2]][:, None, None] * np.ones((6, 2, 4))
-    words = ["heart", "normal", ".", "clear", ".", "effusion"]
-    rows, texts = by_sentence(attention, words, np.array([0, 0, 0, 1, 1, 2]))
-    assert texts == ["heart normal .", "clear .", "effusion"]
-    assert np.array_equal(rows, np.arange(3.0)[:, None, None] * np.ones((3, 2, 4)))
-    _, texts = by_sentence(attention, words, np.array([0, 0, 0, 1, 1, 2]), width=8)
-    assert texts[0] == "heart\nnormal ."
-    with pytest.raises(KitError, match="6 words, 5 rows"):
-        by_sentence(attention[:5], words, np.arange(6))
