@@ -211,6 +211,9 @@ class SamplingConfig(_Strict):
     balance_cap: float = Field(0.0, ge=0, description="cap of sqrt(N / n_rarest finding); 0 = off")
     duplicate_power: float = Field(0.0, ge=0, le=1, description="weight / count^power")
     positive_weight: float = Field(1.0, gt=0, description="loss weight of positive sentences")
+    sentence_order: Literal["written", "findings_first"] = Field(
+        "written", description="order of the sentences of the reports to learn from"
+    )
 
 
 class ModelConfig(_Strict):

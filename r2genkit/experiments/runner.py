@@ -312,7 +312,7 @@ def _run(job: _Job) -> None:
                 "device": device_name(outcome.device),
                 "versions": versions(),
                 "git_revision": git_revision(),
-                "date": datetime.now(UTC).date().isoformat(),
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
             },
         },
         f"row of {recipe.run}",

@@ -7,6 +7,7 @@ since no published row was measured on the phantom.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,29 +55,53 @@ def _one_table(rows: Sequence[ResultRow]) -> None:
 
 
 def _aggregate(rows: Sequence[ResultRow]) -> list[tuple[str, list[ResultRow]]]:
+    """Rows of each run, by seed.
+
+    A mean over seeds is one over the same recipe, split and source code: rows that differ in one
+    of them from the run's newest row are left out, with a warning.
+    """
     groups: dict[str, list[ResultRow]] = {}
     for row in sorted(rows, key=lambda row: (row.order, row.run, row.seed)):
         groups.setdefault(row.run, []).append(row)
+    for run, group in groups.items():
+        newest = max(group, key=lambda row: row.measured.date)
+        same = [row for row in group if _source(row) == _source(newest)]
+        if len(same) < len(group):
+            seeds = ", ".join(str(row.seed) for row in group if row not in same)
+            warnings.warn(
+                f"{run}: seed {seeds} was run with another recipe or source code than seed "
+                f"{newest.seed}; left out until it is run again",
+                stacklevel=3,
+            )
+        groups[run] = same
     return list(groups.items())
 
 
+def _source(row: ResultRow) -> tuple[str, str, str]:
+    return row.recipe_hash, row.code_hash, row.split_fingerprint
+
+
 def _cell(scores: Sequence[Score]) -> str:
-    """Value ± half-width of the study interval; several seeds: mean ± SD over seeds."""
+    """Value ± half-width of the study interval; several seeds: means of both, and the SD."""
     if len(scores) == 1:
         return _score(scores[0])
     values = [score.value for score in scores]
     if any(value is None for value in values):
         return "not run"
-    return f"{_number(float(np.mean(values)))} ± {_number(float(np.std(values, ddof=1)))} (SD)"
+    widths = [score.half_width for score in scores]
+    text = _number(float(np.mean(values)))
+    if None not in widths:
+        text += f" ± {_number(float(np.mean(widths)))}"
+    return f"{text} (SD {_number(float(np.std(values, ddof=1)))})"
 
 
 def results_table(rows: Sequence[ResultRow], metrics: Sequence[str] = ALL_METRICS) -> pd.DataFrame:
     """One line per run, baselines first; the values are text, ready to print.
 
     Columns: system, seeds, the metrics with the half-width of their 95 % interval over studies
-    (several seeds: standard deviation over seeds), distinct reports %, reports verbatim in
-    training %, finding-F1 of the reports of swapped studies, and the paired difference of
-    finding-F1 to the constant with its verdict (first seed).
+    (several seeds: means of both, and the standard deviation over seeds), distinct reports %,
+    reports verbatim in training %, finding-F1 of the reports of swapped studies, and the paired
+    difference of finding-F1 to the constant with its verdict (first seed).
 
     Raises:
         KitError: rows of different corpora, protocols, sections, references or profiles.
@@ -85,7 +110,7 @@ def results_table(rows: Sequence[ResultRow], metrics: Sequence[str] = ALL_METRIC
     lines = []
     for _, group in _aggregate(rows):
         first = group[0]
-        swap = (first.swap or {}).get("finding-F1")
+        swapped = [row.swap["finding-F1"] for row in group if row.swap]
         versus = (first.constant_difference or {}).get("finding-F1")
         lines.append(
             {
@@ -94,7 +119,7 @@ def results_table(rows: Sequence[ResultRow], metrics: Sequence[str] = ALL_METRIC
                 **{metric: _cell([row.metrics[metric] for row in group]) for metric in metrics},
                 "distinct %": f"{np.mean([row.distinct_percent for row in group]):.1f}",
                 "in train %": f"{np.mean([row.verbatim_in_train_percent for row in group]):.1f}",
-                "finding-F1, images swapped": "-" if swap is None else _score(swap),
+                "finding-F1, images swapped": _cell(swapped) if swapped else "-",
                 "finding-F1 minus constant": _difference(versus),
             }
         )

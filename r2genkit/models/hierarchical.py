@@ -141,25 +141,76 @@ class WordDecoder(nn.Module):
         return self.lstm(words, (state["h"].unsqueeze(0), state["c"].unsqueeze(0)))
 
 
+def short_and_long(lengths: Tensor) -> list[tuple[Tensor, int]]:
+    """Cut rows of different lengths into at most two groups with little padding.
+
+    Args:
+        lengths: int ``[N]``; rows of length 0 belong to no group.
+
+    Returns:
+        Rows (int64) and the length of the longest of them, for each group. Of all cuts of the rows
+        sorted by length, the one with the fewest positions, padding included.
+    """
+    order = lengths.argsort()
+    order = order[lengths[order] > 0]
+    if len(order) == 0:
+        return []
+    ends = lengths[order]
+    first = torch.arange(1, len(order) + 1)
+    cut = int((first * ends + (len(order) - first) * ends[-1]).argmin()) + 1
+    groups = [order[:cut], order[cut:]]
+    return [(rows, int(lengths[rows[-1]])) for rows in groups if len(rows)]
+
+
 @dataclass
 class Unrolled:
     """Teacher forcing over M sentences of at most W words.
 
     Attributes:
         words: the word level.
-        hidden: ``[B, M, W, H]`` its LSTM outputs.
+        tokens: ``[B, M, W]`` its inputs, begin mark first.
+        begun: state of the word level before each of the ``B * M`` sentences.
         stop: ``[B, M]`` log-odds that the report ends after the sentence.
         traces: ``[B, M, ...]`` by name.
     """
 
     words: WordDecoder
-    hidden: Tensor
+    tokens: Tensor
+    begun: State
     stop: Tensor
     traces: dict[str, Tensor]
 
     def log_probs(self) -> Tensor:
         """Of every word at every position ``[B, M, W, K]``."""
-        return self.words.predict(self.hidden)
+        hidden = self.words.unroll(self.tokens.flatten(0, 1), self.begun)
+        return self.words.predict(hidden).unflatten(0, self.tokens.shape[:2])
+
+    def outputs(self, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """LSTM outputs ``[R, H]``, targets ``[R]`` and weights ``[R]`` of the positions to learn.
+
+        On the CPU these are the positions with a weight, in groups of sentences of similar length:
+        two positions of three are padding. On an accelerator they are all positions, since the host
+        would have to wait for the number that is left.
+
+        Args:
+            targets: ``[B, M, W]``.
+            weights: ``[B, M, W]``, 0 on padding.
+        """
+        tokens, targets, weights = (x.flatten(0, 1) for x in (self.tokens, targets, weights))
+        if tokens.device.type != "cpu":
+            hidden = self.words.unroll(tokens, self.begun)
+            return hidden.flatten(0, 1), targets.flatten(), weights.flatten()
+        counted = weights > 0
+        # One more than the last position that counts.
+        lengths = (counted * torch.arange(1, counted.shape[1] + 1)).amax(1)
+        found = []
+        for rows, width in short_and_long(lengths):
+            hidden = self.words.unroll(tokens[rows, :width], self.begun.reorder(rows))
+            kept = counted[rows, :width]
+            found.append((hidden[kept], targets[rows, :width][kept], weights[rows, :width][kept]))
+        if not found:
+            return self.begun["h"][:0], targets[counted], weights[counted]
+        return tuple(torch.cat(parts) for parts in zip(*found))
 
 
 class HierarchicalModel(ReportModel):
@@ -258,10 +309,10 @@ class HierarchicalModel(ReportModel):
             torch.stack(topics, 1).flatten(0, 1),
             None if tags is None else tags.repeat_interleave(count, 0),
         )
-        hidden = self.words.unroll(batch.sentences[:, :, :-1].flatten(0, 1), begun)
         return Unrolled(
             self.words,
-            hidden.unflatten(0, (-1, count)),
+            batch.sentences[:, :, :-1],
+            begun,
             torch.stack(stops, 1),
             {name: torch.stack([t[name] for t in traces], 1) for name in traces[0]},
         )
@@ -285,12 +336,7 @@ class HierarchicalModel(ReportModel):
         weights = batch.sentence_weights
         if weights is None:
             weights = self._targets(batch).float()
-        hidden, targets = unrolled.hidden, batch.sentences[:, :, 1:]
-        if hidden.device.type == "cpu":
-            # Two positions of three are padding and the output layer is half of the work. On an
-            # accelerator the host would have to wait for the number of words that are left.
-            counted = weights > 0
-            hidden, targets, weights = hidden[counted], targets[counted], weights[counted]
+        hidden, targets, weights = unrolled.outputs(batch.sentences[:, :, 1:], weights)
         word = token_cross_entropy(
             self.words.predict(hidden), targets, weights, smoothing=self.config.label_smoothing
         )

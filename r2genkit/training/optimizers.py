@@ -47,7 +47,7 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict]:
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Adam or AdamW over :func:`parameter_groups`."""
+    """Adam or AdamW over :func:`parameter_groups`, all parameters in one pass."""
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     return kind(
         parameter_groups(model, config),
@@ -55,6 +55,7 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
         eps=config.eps,
         weight_decay=config.weight_decay,
         amsgrad=config.amsgrad,
+        fused=True,
     )
 
 

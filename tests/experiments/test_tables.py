@@ -34,7 +34,19 @@ def test_baselines_come_first_and_values_carry_their_interval():
 def test_seeds_are_averaged_with_their_standard_deviation():
     table = results_table([make(0.2, seed=0), make(0.4, seed=1)])
     assert len(table) == 1
-    assert table["CIDEr"][0] == ".300 ± .141 (SD)"  # sample SD of .2 and .4
+    # ± is the study interval as with one seed; the sample SD of .2 and .4 stands behind it.
+    assert table["CIDEr"][0] == ".300 ± .100 (SD .141)"
+
+
+@pytest.mark.parametrize("change", ["recipe_hash", "code_hash", "split_fingerprint"])
+def test_seeds_of_another_recipe_or_source_are_not_averaged(change):
+    old = make(0.2, seed=1, **{change: "e" * (64 if change == "split_fingerprint" else 16)})
+    new = make(0.4, seed=0)
+    measured = new.measured.model_copy(update={"date": "2026-01-02T00:00:00+00:00"})
+    new = new.model_copy(update={"measured": measured})
+    with pytest.warns(UserWarning, match="seed 1 was run with another recipe or source code"):
+        table = results_table([old, new])
+    assert table["seeds"].tolist() == [1] and table["CIDEr"][0] == ".400 ± .100"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +110,7 @@ def test_what_other_projects_measure_is_not_run_with_its_reason():
     row = make(clinical=clinical, extra={"hallucination": 0.25})
     table = clinical_table([row, make(seed=1)])
     assert table["RadGraph-F1"][0] == "not run"
-    assert table["attribute-F1 degree"][0] == ".500 ± .000 (SD)"
+    assert table["attribute-F1 degree"][0] == ".500 ± .100 (SD .000)"
     assert clinical_table([row])["hallucination"][0] == ".250"
     (reason,) = not_run([row, row])
     assert reason == "Not run: RadGraph-F1: package radgraph is not installed."

@@ -7,6 +7,8 @@ from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -15,6 +17,7 @@ from r2genkit.decoding import DecodingConfig, decode, search
 from r2genkit.errors import KitError
 from r2genkit.metrics.nlg import bleu_counts, bleu_from_counts
 from r2genkit.models import MODELS, HierarchicalModel, build_model
+from r2genkit.models.hierarchical import short_and_long
 from r2genkit.text.vocabulary import Vocabulary
 from tests.models.test_contract import PATCH, TAGS, WORDS, PixelEncoder
 
@@ -146,6 +149,19 @@ def test_the_loss_is_what_the_score_counts(case):
     targets, decisions = batch.sentence_weights.sum(), (batch.stops >= 0).sum()
     total = parts["word_ce"] * targets + parts["stop_ce"] / model.config.stop_weight * decisions
     torch.testing.assert_close(total, -model.score(batch).sum())
+
+
+@given(st.lists(st.integers(0, 12), max_size=12))
+def test_rows_are_grouped_with_the_least_padding(lengths):
+    groups = short_and_long(torch.tensor(lengths, dtype=torch.long))
+    rows = [row for group, _ in groups for row in group.tolist()]
+    assert sorted(rows) == [row for row, length in enumerate(lengths) if length]
+    for group, width in groups:
+        assert width == max(lengths[row] for row in group)
+    kept = sorted(length for length in lengths if length)
+    cuts = [(kept[:n], kept[n:]) for n in range(len(kept) + 1)]
+    least = min(sum(len(part) * max(part, default=0) for part in cut) for cut in cuts)
+    assert sum(len(group) * width for group, width in groups) == least
 
 
 @every_model
