@@ -194,6 +194,7 @@ def train(
     ] = False,
 ) -> None:
     """Run recipes: train (or fit a baseline), test once, write one result row per run."""
+    from r2genkit import processes
     from r2genkit.experiments.many import (
         choose_recipes,
         failures,
@@ -218,9 +219,14 @@ def train(
         _train_one(chosen[0], numbers[0], options)
         return
     finished = run_many(
-        chosen, numbers, jobs=jobs, progress=sys.stderr.isatty(), report=typer.echo, **options
+        chosen,
+        numbers,
+        jobs=jobs,
+        progress=sys.stderr.isatty(),
+        report=lambda one: typer.echo(one) if processes.is_main() else None,
+        **options,
     )
-    for text, table in summary_tables(finished):
+    for text, table in summary_tables(finished) if processes.is_main() else ():
         typer.echo(f"\n{text}\n")
         _echo_table(table)
     failed = failures(finished)
@@ -229,10 +235,13 @@ def train(
 
 
 def _train_one(recipe: str, seed: int, options: dict) -> None:
+    from r2genkit import processes
     from r2genkit.experiments import run
     from r2genkit.experiments.tables import caption, results_table
 
     result = run(recipe, seed=seed, **options)
+    if not processes.is_main():
+        return  # of processes that train together one speaks
     _echo_table(results_table([result.row]).T.reset_index())
     typer.echo(f"\n{caption([result.row])}\nfiles: {result.folder}")
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import pandas as pd
 
+from r2genkit import processes
 from r2genkit.errors import KitError
 from r2genkit.experiments.data import prepare_images, prepare_text
 from r2genkit.experiments.environment import torch_threads
@@ -159,8 +160,14 @@ def run_many(
         One entry per run, recipes in order, then seeds; failures have an ``error`` and no row.
 
     Raises:
-        KitError: a recipe that cannot be read: found before anything starts.
+        KitError: a recipe that cannot be read: found before anything starts; several jobs in
+            processes that train together.
     """
+    if jobs > 1 and processes.launched():
+        raise KitError(
+            "--jobs runs models side by side and a launcher makes processes share one: use one "
+            "of the two"
+        )
     options = {
         "profile": profile,
         "corpus": corpus,
@@ -248,6 +255,8 @@ def _guarded(work: Callable, task: _Task) -> object:
     try:
         return work(task)
     except Exception as error:
+        if processes.count() > 1:
+            raise  # the others wait for this process: there is no going on together
         return _sentence(error)
 
 
