@@ -6,6 +6,8 @@ PROFILE ?= lab
 CORPUS ?= phantom
 # Notebooks executed at the same time; each trains on one core.
 JOBS ?= 2
+# Seeds of every model; with more than one, tables show mean and standard deviation.
+SEEDS ?= 1
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -15,7 +17,7 @@ READY := $(VENV)/.r2genkit-ready
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make reproduce            execute all notebooks, write figures/ and data/results/ (PROFILE=smoke for a first look)"
+	@echo "make reproduce            execute all notebooks, write figures/ and data/results/ (PROFILE=smoke for a first look, SEEDS=3 for mean and SD)"
 	@echo "make test                 run the tests"
 	@echo "make lab                  open JupyterLab on the notebooks"
 	@echo "make lint / make format   check / apply code style"
@@ -29,7 +31,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 reproduce: $(READY)
-	$(BIN)/python -m r2genkit reproduce --profile $(PROFILE) --corpus $(CORPUS) --jobs $(JOBS) $(ARGS)
+	$(BIN)/python -m r2genkit reproduce --profile $(PROFILE) --corpus $(CORPUS) --jobs $(JOBS) --seeds $(SEEDS) $(ARGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)

@@ -59,6 +59,8 @@ class Batch:
         sentence_weights: ``[B, M, W]`` loss weight of target ``sentences[:, :, 1:]``.
         stops: ``[B, M]`` int64: 1 where the report ends after the sentence, 0 where it goes on,
             -1 where nothing is to be decided (absent, last allowed, or cut off).
+        spare: True where another process serves these studies: fewer were left in the last
+            minibatch than there are processes, and this one takes part without weight.
     """
 
     study_ids: tuple[str, ...]
@@ -74,6 +76,7 @@ class Batch:
     sentence_lengths: Tensor | None = None
     sentence_weights: Tensor | None = None
     stops: Tensor | None = None
+    spare: bool = False
 
     def __len__(self) -> int:
         return len(self.study_ids)
@@ -352,8 +355,15 @@ class ReportDataset:
             return np.zeros(len(self), dtype=np.int64)
         return np.array([len(ids) for ids in self.tokens], dtype=np.int64)
 
-    def batch(self, index: Sequence[int] | np.ndarray, rng: np.random.Generator) -> Batch:
-        """The minibatch of the studies at ``index``; ``rng`` feeds the augmentation only."""
+    def batch(
+        self,
+        index: Sequence[int] | np.ndarray,
+        rng: np.random.Generator | Sequence[np.random.Generator],
+    ) -> Batch:
+        """The minibatch of the studies at ``index``.
+
+        ``rng`` feeds the augmentation only: one for all studies, or one for each.
+        """
         index = np.asarray(index, dtype=np.int64)
         features = pixels = None
         if self.features is not None:
@@ -377,13 +387,16 @@ class ReportDataset:
             layout=self.layout,
         )
 
-    def _pixels(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _pixels(
+        self, rows: np.ndarray, rng: np.random.Generator | Sequence[np.random.Generator]
+    ) -> tuple[Tensor, Tensor]:
+        rngs = [rng] * len(rows) if isinstance(rng, np.random.Generator) else rng
         mask = torch.from_numpy(np.ascontiguousarray(self.images.view_mask[rows]))
         views = []
-        for row in rows:
+        for row, own in zip(rows, rngs):
             for image in self.images.pixels(int(row)):
                 if image is not None and self.transform is not None:
-                    image = self.transform(image, rng)
+                    image = self.transform(image, own)
                 views.append(image)
         shapes = {image.shape for image in views if image is not None}
         if len(shapes) != 1:
@@ -444,20 +457,29 @@ class Loader:
         self._skip = n
 
     def shard(self, rank: int, world: int) -> Loader:
-        """Serve every ``world``-th minibatch from ``rank`` on (one process per device).
+        """Serve every ``world``-th study of each minibatch from ``rank`` on.
 
-        Every process gets equally many minibatches: the first ones are served again where the
-        number is not a multiple of ``world``.
+        The processes together see the minibatches that one process would see. Where the last one
+        has fewer studies than there are processes, those without one serve its first study again,
+        marked as ``spare``.
+
+        Raises:
+            KitError: no such rank, or fewer studies in a minibatch than processes.
         """
         if not 0 <= rank < world:
             raise KitError(f"rank {rank} is not below the number of processes, {world}.")
+        if world > self.batch_size:
+            raise KitError(
+                f"{world} processes cannot share minibatches of {self.batch_size} studies: raise "
+                "sampling.batch_size or start fewer processes."
+            )
         self._rank, self._world = rank, world
         return self
 
     def __len__(self) -> int:
-        """Minibatches per epoch (of this process), whatever is skipped."""
+        """Minibatches per epoch, whatever is skipped."""
         full, rest = divmod(len(self.dataset), self.batch_size)
-        return -(-(full + (rest > 0 and not self.drop_last)) // self._world)
+        return full + (rest > 0 and not self.drop_last)
 
     def order(self, epoch: int) -> np.ndarray:
         """The N study positions drawn for ``epoch``, before they are cut into minibatches.
@@ -499,19 +521,21 @@ class Loader:
             groups = [group for group in groups if len(group) == size]
         return groups
 
-    def _share(self, epoch: int) -> list[tuple[int, np.ndarray]]:
-        numbered = list(enumerate(self.plan(epoch)))
-        missing = -len(numbered) % self._world
-        numbered += (numbered * missing)[:missing]
-        return numbered[self._rank :: self._world]
-
     def build(self, step: int, index: np.ndarray, epoch: int | None = None) -> Batch:
-        """The minibatch at ``step`` of the epoch; augmentation draws depend on nothing else."""
+        """This process' share of the minibatch at ``step`` of the epoch.
+
+        Augmentation draws depend on epoch, step and place in the minibatch, and on nothing else.
+        """
         epoch = self.epoch if epoch is None else epoch
-        return self.dataset.batch(index, numpy_rng(self.seed, f"augment/{epoch}/{step}"))
+        places = range(len(index))[self._rank :: self._world]
+        spare = not places
+        places = places or range(1)
+        rngs = [numpy_rng(self.seed, f"augment/{epoch}/{step}/{place}") for place in places]
+        batch = self.dataset.batch(index[list(places)], rngs)
+        return dataclasses.replace(batch, spare=spare)
 
     def __iter__(self) -> Iterator[Batch]:
-        plan, self._skip = self._share(self.epoch)[self._skip :], 0
+        plan, self._skip = list(enumerate(self.plan(self.epoch)))[self._skip :], 0
         if self.num_workers == 0:
             epoch = self.epoch  # the caller may move on while this iterator is alive
             for step, index in plan:
@@ -544,7 +568,8 @@ def make_loader(
         dataset: the studies.
         batch_size: studies per minibatch.
         shuffle: False keeps the order of the studies and ignores weights and buckets.
-        seed: the run's seed; the streams "loader/<epoch>" and "augment/<epoch>/<step>" are used.
+        seed: the run's seed; the streams "loader/<epoch>" and "augment/<epoch>/<step>/<place>"
+            are used.
         sample_weights: ``[N]`` positive sampling weights, normally a product of
             ``balance_weights`` and ``duplicate_weights``; None plays every study once an epoch.
         bucket: minibatches per length-sorting window; 1 switches sorting off.

@@ -167,10 +167,23 @@ def data_audit(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe or a YAML file.")],
+    recipes: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME...",
+            help="Shipped recipes, YAML files, chapters such as 03, or all (every model).",
+        ),
+    ],
     profile: Profile = "lab",
     corpus: Corpus = None,
-    seed: Seed = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Every random draw of the run comes from it; default 0.")
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="Several: 3 (that is 0,1,2), 0,5,7 or r2gen (its five published ones)."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time, one thread each.")] = 1,
     data_dir: DataDir = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting: training.epochs=3.")
@@ -180,20 +193,55 @@ def train(
         bool, typer.Option(help="Also log training for TensorBoard, in the run's folder.")
     ] = False,
 ) -> None:
-    """Run one recipe: train (or fit a baseline), test once, write its result row."""
+    """Run recipes: train (or fit a baseline), test once, write one result row per run."""
+    from r2genkit import processes
+    from r2genkit.experiments.many import (
+        choose_recipes,
+        failures,
+        parse_seeds,
+        run_many,
+        summary_tables,
+    )
+
+    if seed is not None and seeds is not None:
+        raise KitError("--seed and --seeds exclude one another: give one of them")
+    chosen = choose_recipes(recipes)
+    numbers = (seed or 0,) if seeds is None else parse_seeds(seeds)
+    options = {
+        "profile": profile,
+        "corpus": corpus,
+        "overrides": set_ or (),
+        "data_dir": data_dir,
+        "fresh": fresh,
+        "tensorboard": tensorboard,
+    }
+    if len(chosen) * len(numbers) == 1:
+        _train_one(chosen[0], numbers[0], options)
+        return
+    finished = run_many(
+        chosen,
+        numbers,
+        jobs=jobs,
+        progress=sys.stderr.isatty(),
+        report=lambda one: typer.echo(one) if processes.is_main() else None,
+        **options,
+    )
+    for text, table in summary_tables(finished) if processes.is_main() else ():
+        typer.echo(f"\n{text}\n")
+        _echo_table(table)
+    failed = failures(finished)
+    if failed:
+        raise KitError(failed)
+
+
+def _train_one(recipe: str, seed: int, options: dict) -> None:
+    from r2genkit import processes
     from r2genkit.experiments import run
     from r2genkit.experiments.tables import caption, results_table
 
-    result = run(
-        recipe,
-        profile=profile,
-        corpus=corpus,
-        seed=seed,
-        overrides=set_ or (),
-        data_dir=data_dir,
-        fresh=fresh,
-        tensorboard=tensorboard,
-    )
+    result = run(recipe, seed=seed, **options)
+    if not processes.is_main():
+        return  # of processes that train together one speaks
     _echo_table(results_table([result.row]).T.reset_index())
     typer.echo(f"\n{caption([result.row])}\nfiles: {result.folder}")
 
@@ -359,6 +407,10 @@ def reproduce(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Notebooks at the same time.")] = 1,
     seed: Seed = 0,
+    seeds: Annotated[
+        str,
+        typer.Option(help="How many seeds each model is trained with, from --seed on, or which."),
+    ] = "1",
     data_dir: DataDir = None,
     in_place: Annotated[
         bool, typer.Option(help="Write outputs back into notebooks/, scrubbed.")
@@ -366,6 +418,7 @@ def reproduce(
     solutions: Annotated[bool, typer.Option(help="Run the solution notebooks, too.")] = False,
 ) -> None:
     """Execute the notebooks with papermill: regenerates every table and figure."""
+    from r2genkit.experiments.many import parse_seeds
     from r2genkit.experiments.reproduce import reproduce_all
 
     reproduce_all(
@@ -374,6 +427,7 @@ def reproduce(
         only=only or (),
         jobs=jobs,
         seed=seed,
+        seeds=parse_seeds(seeds, first=seed),
         data_dir=data_dir,
         in_place=in_place,
         solutions=solutions,

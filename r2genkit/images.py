@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -26,6 +27,7 @@ from typing import Literal
 import numpy as np
 import threadpoolctl
 import torch
+from filelock import FileLock
 from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
@@ -284,6 +286,42 @@ class PartialArray:
         temporary.replace(self.partial / "done.npy")
 
 
+@contextlib.contextmanager
+def one_maker(folder: Path) -> Iterator[bool]:
+    """Whoever makes ``folder`` first makes it alone; the others wait and read.
+
+    Yields:
+        Whether it still has to be made (``index.json`` is written last).
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # A worker that runs its parent's script again: it would wait for ever for the parent.
+        raise KitError(_UNGUARDED)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        yield not (folder / "index.json").is_file()
+
+
+_UNGUARDED = (
+    "this script starts worker processes, which read it again: put what it does below "
+    '`if __name__ == "__main__":`, or use workers=1.'
+)
+
+
+def _refuse_unguarded_script() -> None:
+    """A script without that line is run by every worker from its start; find it out before.
+
+    Raises:
+        KitError: the script that runs has no such line.
+    """
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    try:
+        text = Path(file).read_text(encoding="utf-8") if file else "__name__"
+    except (OSError, ValueError):
+        return  # no readable source, such as a packed program
+    if "__name__" not in text:
+        raise KitError(_UNGUARDED)
+
+
 def start_worker() -> None:
     """Prepare a worker process: one thread, and an end when its parent ends.
 
@@ -308,12 +346,14 @@ def run_chunks(
     """Results of ``task(chunk)`` as they finish, in ``workers`` processes (1: in this one).
 
     Raises:
-        KitError: a worker died; whatever ``task`` raises.
+        KitError: a worker died; a script without ``if __name__ == "__main__":`` would start
+            workers; whatever ``task`` raises.
     """
     if workers == 1 or len(chunks) < 2:
         for chunk in chunks:
             yield task(chunk)
         return
+    _refuse_unguarded_script()
     context = multiprocessing.get_context("spawn")  # forking a process with live threads can hang
     pool = ProcessPoolExecutor(min(workers, len(chunks)), context, initializer, initargs)
     try:
@@ -559,7 +599,11 @@ def pack_images(
     """Render or decode every view once and keep the pixels on disk.
 
     Killed and run again, it renders only what is missing; studies that another finished pack of
-    the same size holds are copied from there. 3,955 studies x 2 views x 224 x 224 take 397 MB.
+    the same size holds are copied from there. A second process that asks for the same pack waits
+    and reads it. 3,955 studies x 2 views x 224 x 224 take 397 MB.
+
+    Workers import the script that runs: a script of your own calls this below
+    ``if __name__ == "__main__":``, a notebook needs nothing.
 
     Args:
         studies: studies with at least one image each; ids must be unique.
@@ -598,13 +642,30 @@ def pack_images(
     content = json.dumps([size, views, ids, projections, digests])
     digest = hashlib.sha256(content.encode()).hexdigest()
     folder = root / digest[:24]
-    if (folder / "index.json").is_file():
-        return PackedImages(folder)
+    index = {
+        "digest": digest,
+        "size": size,
+        "views": views,
+        "study_ids": ids,
+        "projections": projections,
+        "digests": digests,
+    }
+    if not (folder / "index.json").is_file():
+        with one_maker(folder) as needed:
+            if needed:
+                _pack(folder, index, usable, workers, progress)
+    return PackedImages(folder)
 
-    store = PartialArray(folder, "pixels.npy", (len(ids), views, size, size), np.uint8)
+
+def _pack(
+    folder: Path, index: dict, usable: list[tuple[View, ...]], workers: int, progress: bool
+) -> None:
+    """Fill and finish the pack that ``index`` describes."""
+    ids, size, digests = index["study_ids"], index["size"], index["digests"]
+    store = PartialArray(folder, "pixels.npy", (len(ids), index["views"], size, size), np.uint8)
     if not store.done.any():
         array = store.open()
-        reused = list(_reuse(root, size, digests, array))
+        reused = list(_reuse(folder.parent, size, digests, array))
         array.flush()
         del array  # workers map the file themselves; Windows cannot move a mapped file
         store.mark(reused)
@@ -619,16 +680,5 @@ def pack_images(
         functools.partial(_render_chunk, store.partial, size), chunks, 1 if here else workers
     )
     store.fill(finished, f"pack {size} px", progress)
-    store.finish(
-        {
-            "digest": digest,
-            "size": size,
-            "views": views,
-            "study_ids": ids,
-            "projections": projections,
-            "digests": digests,
-            "rendered": len(todo),
-            "seconds": round(time.perf_counter() - started, 1),
-        }
-    )
-    return PackedImages(folder)
+    seconds = round(time.perf_counter() - started, 1)
+    store.finish(index | {"rendered": len(todo), "seconds": seconds})

@@ -223,13 +223,30 @@ def test_weighted_sampling_is_unbiased_over_epochs():
     np.testing.assert_allclose(mean, 20 * weights / weights.sum(), atol=0.08)
 
 
-def test_shards_cover_the_epoch_with_equal_shares():
-    data = dataset(50)
-    whole = make_loader(data, 4, seed=2)
-    parts = [make_loader(data, 4, seed=2).shard(rank, 3) for rank in range(3)]
-    lists = [[b.study_ids for b in part] for part in parts]
-    assert {len(part) for part in parts} == {len(x) for x in lists} == {math.ceil(13 / 3)}
-    assert {ids for x in lists for ids in x} == {b.study_ids for b in whole}
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("count", [48, 49, 50, 51])
+def test_shards_share_every_minibatch(count, weighted):
+    """Also the last one, which here has 4, 1, 2 or 3 studies for three processes."""
+    data = dataset(count)
+    options = {"seed": 2, "sample_weights": np.arange(1.0, count + 1) if weighted else None}
+    whole = make_loader(data, 4, **options)
+    parts = [make_loader(data, 4, **options).shard(rank, 3) for rank in range(3)]
+    assert {len(part) for part in parts} == {len(whole)} == {math.ceil(count / 4)}
+    for loader in (whole, *parts):
+        loader.set_epoch(1)
+    for minibatch, *shares in zip(whole, *parts, strict=True):
+        served = [() if share.spare else share.study_ids for share in shares]
+        assert tuple(minibatch.study_ids[rank::3] for rank in range(3)) == tuple(served)
+        assert all(len(share) for share in shares)  # a spare one has a study to work on
+    assert not whole.build(0, np.arange(2)).spare
+    skipped = parts[1]
+    skipped.skip(3)
+    assert len(list(skipped)) == len(whole) - 3
+
+
+def test_more_processes_than_studies_in_a_minibatch_are_refused():
+    with pytest.raises(KitError, match="5 processes cannot share minibatches of 4"):
+        make_loader(dataset(20), 4).shard(0, 5)
 
 
 def test_evaluation_order_and_drop_last():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -329,6 +330,54 @@ if __name__ == "__main__":
     assert [int(pack[f"s{i}"][1, 0, 0]) for i in range(96)] == [
         (3 * i + 1) % 256 for i in range(96)
     ]
+
+
+def _pack_elsewhere(folder, meeting):
+    studies = [study(i, folder / "log", pause=0.01) for i in range(20)]
+    meeting.wait()  # importing took each process its own time
+    return pack_images(studies, size=8, cache_dir=folder, progress=False).digest
+
+
+def test_two_processes_asking_for_the_same_pack_render_it_once(tmp_path):
+    context = get_context("spawn")
+    with context.Manager() as manager, context.Pool(2) as pool:
+        meeting = manager.Barrier(2)
+        digests = pool.starmap(_pack_elsewhere, [(tmp_path, meeting)] * 2)
+    assert digests[0] == digests[1]
+    assert sorted(rendered(tmp_path / "log")) == sorted(
+        f"{i}-{v}" for i in range(20) for v in (0, 1)
+    )
+    assert not list((tmp_path / "images").glob("*.partial"))
+
+
+UNGUARDED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from r2genkit.errors import KitError
+from r2genkit.images import pack_images
+from test_images import study
+{comment}
+folder = Path({folder!r})
+studies = [study(i, folder / "log") for i in range(60)]
+try:
+    pack_images(studies, size=8, cache_dir=folder, workers=2, progress=False)
+except KitError as error:
+    print(error, flush=True)
+    raise SystemExit(3)
+"""
+
+
+@pytest.mark.parametrize("comment", ["", "# __name__ is not looked at"])
+def test_a_script_without_the_main_line_is_told_of_it(tmp_path, comment):
+    """Found before workers start, or, where the word stands there without effect, by a worker."""
+    script = tmp_path / "script.py"
+    here = str(Path(__file__).parent)
+    script.write_text(UNGUARDED.format(tests=here, folder=str(tmp_path), comment=comment))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 3, done.stderr
+    assert 'if __name__ == "__main__":' in done.stdout
+    assert rendered(tmp_path / "log") == []
 
 
 def test_pack_refuses_bad_input(tmp_path, monkeypatch):

@@ -29,6 +29,7 @@ from r2genkit.files import replacing
 from r2genkit.images import (
     PackedImages,
     PartialArray,
+    one_maker,
     run_chunks,
     start_worker,
 )
@@ -275,8 +276,10 @@ def cache_features(
 ) -> PackedFeatures:
     """Patch features of packed images from a frozen encoder, computed once.
 
-    Killed and run again, it computes only what is missing. On CPU the work is split over
-    processes with one thread each, which is faster than one process with several threads.
+    Killed and run again, it computes only what is missing; a second process that asks for the same
+    features waits and reads them. On CPU the work is split over processes with one thread each,
+    which is faster than one process with several threads. They import the script that runs: a
+    script of your own calls this below ``if __name__ == "__main__":``, a notebook needs nothing.
 
     Args:
         encoder: the network; the copy that runs has batch normalisation folded in.
@@ -335,10 +338,12 @@ def cache_features(
     )
     folder = root / _key(content | fit)[:24]
     if not (folder / "index.json").is_file():
-        raw = _raw(encoder, images, sources, content, raw_folder, workers, device, progress)
-        _project(raw, folder, fit, pca, pca_ids, progress)
-        if not keep_raw:
-            shutil.rmtree(raw_folder)
+        with one_maker(folder) as needed:
+            if needed:
+                raw = _raw(encoder, images, sources, content, raw_folder, workers, device, progress)
+                _project(raw, folder, fit, pca, pca_ids, progress)
+                if not keep_raw:
+                    shutil.rmtree(raw_folder)
     return PackedFeatures(folder)
 
 
@@ -352,8 +357,23 @@ def _raw(
     device: str | torch.device,
     progress: bool,
 ) -> PackedFeatures:
-    if (folder / "index.json").is_file():
-        return PackedFeatures(folder)
+    if not (folder / "index.json").is_file():
+        with one_maker(folder) as needed:
+            if needed:
+                _extract(encoder, images, sources, content, folder, workers, device, progress)
+    return PackedFeatures(folder)
+
+
+def _extract(
+    encoder: Encoder,
+    images: PackedImages,
+    sources: list[int],
+    content: dict,
+    folder: Path,
+    workers: int | None,
+    device: str | torch.device,
+    progress: bool,
+) -> None:
     started = time.perf_counter()
     device = torch.device(device)
     grid = content["grid"]
@@ -384,7 +404,6 @@ def _raw(
             "seconds": round(time.perf_counter() - started, 1),
         }
     )
-    return PackedFeatures(folder)
 
 
 def fit_pca(features: PackedFeatures, components: int, train_ids: Sequence[str]) -> PCA:

@@ -21,7 +21,14 @@ from r2genkit.paths import PACKAGE, project_root
 
 _DECIDING_PACKAGES = ("torch", "torchvision", "numpy", "accelerate", "pycocoevalcap")
 # Parts that draw, list or drive but cannot change a number.
-_NOT_DECIDING = ("viz/", "cli.py", "experiments/tables.py", "experiments/notebooks.py")
+_NOT_DECIDING = (
+    "viz/",
+    "cli.py",
+    "experiments/tables.py",
+    "experiments/notebooks.py",
+    "experiments/many.py",
+    "experiments/reproduce.py",
+)
 
 
 def versions() -> dict[str, str]:

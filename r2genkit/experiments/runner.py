@@ -17,8 +17,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from r2genkit import processes
 from r2genkit.batches import Batch, Loader
 from r2genkit.decoding import DecodingConfig, decode_all
+from r2genkit.encoders.tags import Tags
 from r2genkit.errors import KitError
 from r2genkit.experiments.baselines import (
     ORACLES,
@@ -66,7 +68,7 @@ from r2genkit.metrics import ALL_METRICS, Evaluation, evaluate_reports
 from r2genkit.models import build_model
 from r2genkit.models.base import ReportModel
 from r2genkit.paths import runs_dir
-from r2genkit.training import fit
+from r2genkit.training import FitResult, fit
 
 CONSTANT = "02_constant"
 
@@ -144,15 +146,25 @@ def run(
 
     Raises:
         KitError: unusable recipe, corpus or data.
+
+    Processes that ``torchrun`` or ``accelerate launch --multi_gpu`` started train one model
+    together; they need the same files below them. The main one alone tests and writes.
     """
     recipe = load_recipe(name, profile=profile, corpus=corpus, overrides=tuple(overrides))
     data_dir = None if data_dir is None else Path(data_dir).expanduser()
     command = _command(name, profile, corpus, seed, overrides, data_dir)
-    job = _Job(recipe, profile, seed, data_dir, command, progress, tensorboard)
-    _complete(job, fresh=fresh)
+    processes.join(recipe.training is not None and recipe.training.device == "cpu")
+    main = processes.is_main()
+    job = _Job(recipe, profile, seed, data_dir, command, progress and main, tensorboard)
+    if main:
+        _complete(job, fresh=fresh, together=True)
+    elif processes.from_main():
+        _assist(job)
+    processes.from_main()  # the main process has written everything
     result = read_run(job.folder, data_dir=data_dir)
-    # Written again for a finished run, too: the results file may have been removed meanwhile.
-    write_row(result.row)
+    if main:
+        # Also for a finished run: the results file may have been removed meanwhile.
+        write_row(result.row)
     return result
 
 
@@ -173,21 +185,34 @@ class _Job:
         return run_folder(self.recipe, self.profile, self.seed)
 
 
-def _complete(job: _Job, *, fresh: bool = False) -> None:
+def _complete(job: _Job, *, fresh: bool = False, together: bool = False) -> None:
     """See to it that the job's folder holds a finished run.
 
     Notebooks side by side may ask for the same run: the lock lets one work, the other then reads.
+    ``together``: other processes wait to hear whether there is anything to train.
     """
     folder = job.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        if (folder / "row.json").is_file() and not fresh:
+        finished = (folder / "row.json").is_file() and not fresh
+        if together and finished:
+            processes.from_main(False)
+        if finished:
             return
         if fresh and folder.is_dir():
             _empty(folder)
         folder.mkdir(exist_ok=True)
+        if together:
+            processes.from_main(True)
         with torch_threads(job.recipe.threads):
             _run(job)
+
+
+def _assist(job: _Job) -> None:
+    """What a process does that is not the main one: train its share."""
+    if job.recipe.model is not None:
+        with torch_threads(job.recipe.threads):
+            _fit(job, prepare_text(job.recipe.data, job.recipe.text, job.data_dir))
 
 
 def read_run(folder: Path, *, data_dir: Path | None = None) -> RunResult:
@@ -377,16 +402,29 @@ def _kind(recipe: Recipe) -> str:
     return "oracle" if recipe.baseline.name in ORACLES else "baseline"
 
 
-def _train(job: _Job, text: PreparedText) -> _Outcome:
-    recipe, seed, folder = job.recipe, job.seed, job.folder
+@dataclass
+class _Trained:
+    """A trained model with what it was trained on."""
+
+    model: ReportModel
+    fitted: FitResult
+    prepared: PreparedImages
+    tags: Tags | None
+    loader: Callable[[str, bool], Loader]
+
+
+def _fit(job: _Job, text: PreparedText) -> _Trained:
+    """Prepare everything and train; every process that shares the training calls it."""
+    recipe, seed, folder, main = job.recipe, job.seed, job.folder, processes.is_main()
     prepared = prepare_images(recipe.data, recipe.text, recipe.encoder, job.data_dir, job.bars)
     tags = None
     if recipe.tags:
         tags = prepare_tags(recipe.tags, text, prepared.features, seed, progress=job.bars)
+    if main and tags is not None:
         tags.save(folder / TAGS_FOLDER)
-    if prepared.features is not None and prepared.features.pca is not None:
+    if main and prepared.features is not None and prepared.features.pca is not None:
         prepared.features.pca.save(folder / PCA_FILE)
-    if prepared.pretraining is not None and not recipe.encoder.trainable:
+    if main and prepared.pretraining is not None and not recipe.encoder.trainable:
         prepared.encoder.save(folder / ENCODER_FILE)  # a run's folder needs nothing beside it
     model = build_model(
         recipe.model.name,
@@ -411,22 +449,27 @@ def _train(job: _Job, text: PreparedText) -> _Outcome:
             layout=model.layout,
         )
 
-    validation = loader("validation", training=False)
-    validate = validation_scores(recipe, text, validation)
     fitted = fit(
         model,
-        loader("train", training=True),
+        loader("train", True),
         config=recipe.training,
-        validate=validate,
+        validate=validation_scores(recipe, text, loader("validation", False)),
         folder=folder,
         seed=seed,
         progress=job.bars,
         tensorboard=job.tensorboard,
         vocabulary=text.vocabulary,
     )
+    return _Trained(model, fitted, prepared, tags, loader)
+
+
+def _train(job: _Job, text: PreparedText) -> _Outcome:
+    recipe, seed = job.recipe, job.seed
+    trained = _fit(job, text)
+    model, fitted, prepared, tags = trained.model, trained.fitted, trained.prepared, trained.tags
     reports = decode_all(
         model,
-        loader("test", training=False),
+        trained.loader("test", False),
         recipe.decoding,
         vocabulary=text.vocabulary,
         seed=seed,

@@ -22,6 +22,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from r2genkit import processes
 from r2genkit.batches import Batch, SentenceLayout
 from r2genkit.errors import KitError
 
@@ -192,7 +193,7 @@ def token_cross_entropy(
     if smoothing:
         loss = (1.0 - smoothing) * loss - smoothing * log_probs.mean(-1)
     # All weights zero (a minibatch of empty reports) gives loss 0 and no gradient, not NaN.
-    return (loss * weights).sum() / weights.sum().clamp_min(1e-8)
+    return (loss * weights).sum() / processes.total(weights).clamp_min(1e-8)
 
 
 class ReportModel(nn.Module):
@@ -241,7 +242,11 @@ class ReportModel(nn.Module):
         return None
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Training loss: "loss" (scalar, the sum of all other entries) and its parts."""
+        """Training loss: "loss" (scalar, the sum of all other entries) and its parts.
+
+        Sums are divided by ``processes.total(weights)``, so that processes that share a minibatch
+        have its loss.
+        """
         raise NotImplementedError
 
     def score(self, batch: Batch) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from r2genkit import processes
 from r2genkit.batches import Batch
 from r2genkit.errors import KitError
 from r2genkit.models.attention import AdditiveAttention, DotAttention
@@ -331,5 +332,5 @@ class ShowAttendTell(FlatModel):
         valid = target_mask(batch.lengths, batch.tokens.shape[1])  # [B, T-1]
         total = (trace["attention"] * valid[:, :, None, None]).sum(1)  # [B, V, S]
         penalty = ((1.0 - total) ** 2 * batch.view_mask.unsqueeze(-1)).sum()
-        weight = self.config.doubly_stochastic / valid.sum().clamp_min(1)
+        weight = self.config.doubly_stochastic / processes.total(valid).clamp_min(1)
         return {"doubly_stochastic": weight * penalty}

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from r2genkit import processes
 from r2genkit.batches import Batch
 from r2genkit.errors import KitError
 from r2genkit.models.attention import AdditiveAttention
@@ -146,5 +147,5 @@ class CoAttention(HierarchicalModel):
         semantic = (traces["tag_attention"] * present.unsqueeze(-1)).sum(1)
         penalty = ((1.0 - visual) ** 2 * batch.view_mask.unsqueeze(-1)).sum()
         penalty = penalty + ((1.0 - semantic) ** 2).sum()
-        targets = self._targets(batch).sum().clamp_min(1)
+        targets = processes.total(self._targets(batch)).clamp_min(1)
         return {"doubly_stochastic": self.config.doubly_stochastic * penalty / targets}

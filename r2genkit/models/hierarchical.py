@@ -23,6 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from r2genkit import processes
 from r2genkit.batches import Batch, SentenceLayout
 from r2genkit.errors import KitError
 from r2genkit.models.base import (
@@ -344,7 +345,7 @@ class HierarchicalModel(ReportModel):
         each = nn.functional.binary_cross_entropy_with_logits(
             unrolled.stop, batch.stops.clamp_min(0).to(unrolled.stop.dtype), reduction="none"
         )
-        stop = (each * decided).sum() / decided.sum().clamp_min(1.0)
+        stop = (each * decided).sum() / processes.total(decided).clamp_min(1.0)
         parts = {
             "word_ce": word,
             "stop_ce": self.config.stop_weight * stop,

@@ -1,7 +1,8 @@
 """The training loop.
 
 One loop for every model: a model is called with a minibatch and returns its loss parts. Device,
-mixed precision and several processes (``accelerate launch``) are left to Hugging Face accelerate.
+mixed precision and several processes are left to Hugging Face accelerate. Several processes share
+each minibatch (:mod:`r2genkit.processes`); only the main one validates and writes.
 
 Every random number is a function of the run's seed and of where the run is: minibatches and
 augmentation come from the loader, dropout is reseeded at every minibatch. So an interrupted run
@@ -22,11 +23,10 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from r2genkit import seeds
+from r2genkit import processes, seeds
 from r2genkit.batches import Batch
 from r2genkit.decoding import evaluating
 from r2genkit.errors import KitError
@@ -214,7 +214,11 @@ def _train_step(
 ) -> dict[str, float]:
     """One minibatch: forward, backward, clip, update. Returns the loss parts."""
     optimizer.zero_grad(set_to_none=True)
-    parts: dict[str, Tensor] = model(batch.to(accelerator.device))
+    # Without a study of its own a process goes through the motions and adds nothing.
+    with processes.shared_minibatch(counted=not batch.spare):
+        parts: dict[str, Tensor] = model(batch.to(accelerator.device))
+    if batch.spare:
+        parts = {name: value * 0.0 for name, value in parts.items()}
     accelerator.backward(parts["loss"])
     if config.clip_norm is not None:
         accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
@@ -230,14 +234,17 @@ def _accelerator(config: TrainingConfig) -> Accelerator:
     """An accelerator for this run's device and precision.
 
     accelerate remembers the first device and precision of a process; a notebook trains several
-    models, so outside ``accelerate launch`` that memory is cleared first.
+    models, so that memory is cleared first, all but the place among processes that train together.
     """
-    if not torch.distributed.is_initialized():
-        AcceleratorState._reset_state(reset_partial_state=True)
     cpu = config.device == "cpu"
+    processes.join(cpu)
+    together = torch.distributed.is_initialized()
+    AcceleratorState._reset_state(reset_partial_state=not together)
     if config.precision == "fp16" and (cpu or not torch.cuda.is_available()):
         raise KitError("precision fp16 needs a CUDA device; use bf16 or no on this machine.")
-    return Accelerator(mixed_precision=config.precision, cpu=cpu)
+    return Accelerator(
+        mixed_precision=config.precision, cpu=processes.on_cpu(cpu) if together else cpu
+    )
 
 
 def _scores(
@@ -249,18 +256,18 @@ def _scores(
     epoch: int,
 ) -> dict[str, float]:
     """Validation scores, computed by the main process and known to all."""
-    box: list[Any] = [None]
+    scores = None
     if accelerator.is_main_process:
         torch.manual_seed(seeds.integer(seed, f"validation/{epoch}"))
         with evaluating(model):
-            box[0] = {name: float(value) for name, value in validate(model).items()}
-    broadcast_object_list(box)
-    if config.select not in box[0]:
+            scores = {name: float(value) for name, value in validate(model).items()}
+    scores = processes.from_main(scores)
+    if config.select not in scores:
         raise KitError(
             f"validation gives no score named {config.select!r}; choose select among "
-            f"{', '.join(box[0])}."
+            f"{', '.join(scores)}."
         )
-    return box[0]
+    return scores
 
 
 def _better(score: float, best: float | None, mode: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -149,6 +150,26 @@ def test_two_processes_equal_one(tmp_path):
     assert two.array[:, 0].any(axis=(1, 2)).all()
 
 
+def _cache_elsewhere(folder, meeting):
+    images = PackedImages(next((folder / "images").glob("*/index.json")).parent)
+    meeting.wait()  # importing took each process its own time
+    ids = list(images.study_ids)
+    made = cached(folder, images, pca=2, pca_ids=ids[:20])
+    raw = cached(folder, images)
+    return made.info["project_seconds"], raw.info["seconds"], float(made.array.sum())
+
+
+def test_two_processes_asking_for_the_same_features_compute_them_once(tmp_path):
+    make_images(tmp_path, 40)
+    context = get_context("spawn")
+    with context.Manager() as manager, context.Pool(2) as pool:
+        meeting = manager.Barrier(2)
+        told = pool.starmap(_cache_elsewhere, [(tmp_path, meeting)] * 2)
+    assert told[0] == told[1]  # the very same index: one computed, the other read
+    folders = sorted(path.name for path in (tmp_path / "features").iterdir() if path.is_dir())
+    assert len(folders) == 2 and not any("partial" in name for name in folders)
+
+
 def test_values_beyond_half_precision_are_clipped(tmp_path):
     encoder = make_encoder()
     with torch.no_grad():
@@ -218,8 +239,8 @@ def test_raw_features_can_be_thrown_away(tmp_path):
     kept = cached(tmp_path / "a", images, pca=2, pca_ids=train)
     thrown = cached(tmp_path / "b", images, pca=2, pca_ids=train, keep_raw=False)
     np.testing.assert_array_equal(kept.array, thrown.array)
-    assert len(list((tmp_path / "a/features").iterdir())) == 2
-    assert len(list((tmp_path / "b/features").iterdir())) == 1
+    assert len(list((tmp_path / "a/features").glob("*/index.json"))) == 2
+    assert len(list((tmp_path / "b/features").glob("*/index.json"))) == 1
     assert cached(tmp_path / "b", images, pca=2, pca_ids=train).folder == thrown.folder
 
 
