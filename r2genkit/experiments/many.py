@@ -78,19 +78,20 @@ def choose_recipes(names: Sequence[str]) -> list[str]:
 
     Args:
         names: recipe names, YAML files, two-digit chapters ("03": every recipe of it), or "all"
-            (every recipe with a model).
+            (every recipe with a model); recipes on request must be named.
 
     Raises:
         KitError: unknown recipe, or a chapter without any.
     """
+    usual = [known for known in recipe_names() if not load_recipe(known).on_request]
     chosen: list[str] = []
     for name in names:
         if name == "all":
-            chosen += [known for known in recipe_names() if load_recipe(known).model is not None]
+            chosen += [known for known in usual if load_recipe(known).model is not None]
         elif re.fullmatch(r"\d\d?", name):
-            chapter = [known for known in recipe_names() if known[:2] == name.zfill(2)]
+            chapter = [known for known in usual if known[:2] == name.zfill(2)]
             if not chapter:
-                have = ", ".join(sorted({known[:2] for known in recipe_names()}))
+                have = ", ".join(sorted({known[:2] for known in usual}))
                 raise KitError(f"no recipe of chapter {name}: there are {have}")
             chosen += chapter
         else:

@@ -245,6 +245,7 @@ class Recipe(_Strict):
     title: str
     about: str
     order: int = Field(50, description="place in tables; baselines come first")
+    on_request: bool = Field(False, description="too long for a re-run of all notebooks")
     data: DataConfig = DataConfig()
     text: TextConfig = TextConfig()
     encoder: EncoderConfig | None = EncoderConfig()
@@ -279,7 +280,7 @@ class Recipe(_Strict):
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits over every setting (titles and prose left out)."""
-        content = self.model_dump(mode="json", exclude={"title", "about", "order"})
+        content = self.model_dump(mode="json", exclude={"title", "about", "order", "on_request"})
         if self.encoder is not None and self.encoder.pretraining is None:
             # A block that says nothing leaves the names of finished runs as they are.
             del content["encoder"]["pretraining"]

@@ -54,7 +54,7 @@ def reproduce_all(
     prepared, models = set(), []
     for name in recipe_names():
         recipe = load_recipe(name, profile=profile, corpus=corpus)
-        if recipe.notebook not in numbers:
+        if recipe.notebook not in numbers or recipe.on_request:
             continue
         models += [name] if recipe.model is not None else []
         key = (recipe.data, recipe.text, recipe.encoder)
