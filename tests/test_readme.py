@@ -23,7 +23,7 @@ def test_results_are_those_of_the_committed_rows(monkeypatch):
 
 def test_every_notebook_is_in_the_map():
     names = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
-    assert names <= set(re.findall(r"\d\d_[a-z_]+", README))
+    assert names <= set(re.findall(r"\d\d_[a-z0-9_]+", README))
 
 
 def test_named_commands_and_options_exist():
