@@ -20,8 +20,14 @@ from r2genkit import __version__
 from r2genkit.paths import PACKAGE, project_root
 
 _DECIDING_PACKAGES = ("torch", "torchvision", "numpy", "accelerate", "pycocoevalcap")
-# Parts that draw, list or drive but cannot change a number.
-_NOT_DECIDING = ("viz/", "cli.py", "experiments/tables.py", "experiments/notebooks.py")
+# Parts that draw, list, drive or look into finished models but cannot change a number.
+_NOT_DECIDING = (
+    "viz/",
+    "cli.py",
+    "experiments/tables.py",
+    "experiments/notebooks.py",
+    "experiments/slots.py",
+)
 
 
 def versions() -> dict[str, str]:
