@@ -20,7 +20,7 @@ from r2genkit import __version__
 from r2genkit.paths import PACKAGE, project_root
 
 _DECIDING_PACKAGES = ("torch", "torchvision", "numpy", "accelerate", "pycocoevalcap")
-# Parts that draw, list or drive but cannot change a number.
+# Parts that draw, list, drive or look into finished models but cannot change a number.
 _NOT_DECIDING = (
     "viz/",
     "cli.py",
@@ -28,6 +28,7 @@ _NOT_DECIDING = (
     "experiments/notebooks.py",
     "experiments/many.py",
     "experiments/reproduce.py",
+    "experiments/slots.py",
 )
 
 

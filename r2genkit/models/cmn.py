@@ -17,6 +17,8 @@ How it is made cheap, with the same numbers:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from r2genkit.batches import Batch
+from r2genkit.errors import KitError
 from r2genkit.models.base import State
 from r2genkit.models.transformer import Dropout, TransformerConfig, TransformerReporter
 
@@ -111,6 +114,8 @@ class CrossModalMemory(nn.Module):
         config: sizes.
     """
 
+    left: Tensor | None  # slots that are there, ``[m]``; None: all of them
+
     def __init__(self, config: CMNConfig) -> None:
         super().__init__()
         size = config.size
@@ -119,11 +124,42 @@ class CrossModalMemory(nn.Module):
         nn.init.normal_(self.matrix, 0.0, 1.0 / size)
         self.query, self.key, self.value, self.output = (nn.Linear(size, size) for _ in range(4))
         self.dropout = Dropout(config.dropout)
+        self.register_buffer("left", None, persistent=False)
+
+    @contextmanager
+    def without(self, slots: Iterable[int]) -> Iterator[None]:
+        """While the block runs, these slots are not there: the k best of the others are read.
+
+        The same as a score of minus infinity for each of them. What was projected before the block
+        does not know of it.
+
+        Args:
+            slots: rows of the matrix.
+
+        Raises:
+            KitError: no such slot, or fewer than k would be left.
+        """
+        count, gone = len(self.matrix), sorted({int(slot) for slot in slots})
+        if gone and not 0 <= gone[0] <= gone[-1] < count:
+            raise KitError(f"slots {gone[0]} to {gone[-1]}: this memory has 0 to {count - 1}.")
+        if count - len(gone) < self.read_slots:
+            raise KitError(
+                f"without {len(gone)} of {count} slots fewer than {self.read_slots} are left, and "
+                "every query reads that many; take away fewer."
+            )
+        before, keep = self.left, torch.ones(count, dtype=torch.bool)
+        keep[gone] = False
+        self.left = keep.nonzero().squeeze(1).to(self.matrix.device)
+        try:
+            yield
+        finally:
+            self.left = before
 
     def project(self) -> dict[str, Tensor]:
         """Keys and values of all slots, each ``[h, slots, D/h]``: what a state shares."""
+        matrix = self.matrix if self.left is None else self.matrix[self.left]
         return {
-            f"slot_{name}": layer(self.matrix).unflatten(-1, (self.heads, -1)).transpose(0, 1)
+            f"slot_{name}": layer(matrix).unflatten(-1, (self.heads, -1)).transpose(0, 1)
             for name, layer in (("keys", self.key), ("values", self.value))
         }
 
@@ -148,7 +184,8 @@ class CrossModalMemory(nn.Module):
             weights = scores.softmax(-1)  # [h, R, k]
             heads = chosen_sum(values, slots, self.dropout(weights))  # [h, R, D/h]
         response = self.output(heads.transpose(0, 1).flatten(1)).unflatten(0, shape)
-        traces = {"slots": slots, "slot_weights": weights.detach()}
+        named = slots if self.left is None else self.left[slots]  # rows of the whole matrix
+        traces = {"slots": named, "slot_weights": weights.detach()}
         return response, {k: v.transpose(0, 1).unflatten(0, shape) for k, v in traces.items()}
 
 

@@ -351,6 +351,47 @@ def test_traces_name_the_slots_that_were_read():
 
 
 @torch.no_grad()
+def test_without_slots_the_others_are_read_as_if_there_were_no_more():
+    memory, x = make_memory(slots=12, chosen=4), torch.randn(2, 5, 16)
+    gone = [0, 3, 4, 11]
+    before, _ = memory(x, memory.project())
+    keys, values = (
+        layer(memory.matrix).unflatten(-1, (4, -1)).transpose(0, 1)
+        for layer in (memory.key, memory.value)
+    )
+    queries = memory.query(x).unflatten(-1, (4, -1)).transpose(1, 2)
+    scores = queries @ keys.transpose(1, 2) / 2.0  # [2, h, 5, 12]
+    scores[..., gone] = -math.inf
+    least = scores.topk(4).values[..., -1:]
+    weights = scores.masked_fill(scores < least, -math.inf)
+    want = memory.output((weights.softmax(-1) @ values).transpose(1, 2).flatten(2))
+    with memory.without(gone):
+        assert memory.project()["slot_keys"].shape == (4, 8, 4)
+        got, trace = memory(x, memory.project())
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+        assert torch.equal(trace["slots"].transpose(1, 2), scores.topk(4).indices)
+        assert "left" not in memory.state_dict()
+        with memory.without([]):  # inside, all are there
+            assert torch.equal(memory(x, memory.project())[0], before)
+        assert torch.equal(memory(x, memory.project())[0], got)
+    assert torch.equal(memory(x, memory.project())[0], before)
+    for slots, message in (([12], "12 to 12"), ([-1, 2], "-1 to 2"), (range(9), "fewer than 4")):
+        with pytest.raises(KitError, match=message), memory.without(slots):
+            pass
+
+
+@torch.no_grad()
+def test_a_text_is_written_without_the_slots():
+    model, batch = build("cmn"), make_batch()
+    config = DecodingConfig(method="beam", max_length=6, min_length=4)
+    for gone in ([], [0, 5, 7], range(9)):
+        with model.memory.without(gone):
+            found = [one for (one,) in decode(model, batch, config, trace=True)]
+        read = {int(slot) for one in found for slot in one.trace["slots"].flatten()}
+        assert read and not read & set(gone)
+
+
+@torch.no_grad()
 def test_slots_are_projected_once_per_text_and_once_per_training_step():
     model, batch, calls = build("cmn"), make_batch(), []
     model.memory.key.register_forward_hook(lambda *_: calls.append("slots"))
