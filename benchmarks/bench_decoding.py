@@ -54,7 +54,7 @@ SEARCHES = {
 }
 
 
-def make_batch(count: int, device: str, layout: SentenceLayout | None) -> Batch:
+def make_batch(count: int, device: str, layout: SentenceLayout | None, width: int = PATCH) -> Batch:
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(20, 61, (count,), generator=generator).tolist()
     tokens = []
@@ -65,7 +65,7 @@ def make_batch(count: int, device: str, layout: SentenceLayout | None) -> Batch:
     return collate(
         [f"s{i}" for i in range(count)],
         torch.ones(count, 2, dtype=torch.bool),
-        features=torch.randn(count, 2, PATCHES, PATCH, generator=generator),
+        features=torch.randn(count, 2, PATCHES, width, generator=generator),
         tokens=tokens,
         tags=torch.rand(count, TAGS, generator=generator),
         layout=layout,

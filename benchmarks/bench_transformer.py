@@ -1,6 +1,7 @@
 """Cross-modal memory networks: this package against a plain textbook formulation.
 
     python benchmarks/bench_transformer.py [--threads 2] [--out folder] [--growth]
+    python benchmarks/bench_transformer.py --threads 1 --only-growth --out folder
 
 Both compute the same numbers from the same weights (``tests/models/test_released.py`` compares
 log-probabilities, gradients and beam texts). The textbook writes the equations down one by one:
@@ -13,7 +14,8 @@ sizes of the paper. Decoding runs all steps in both (random weights would end te
 memory of a step is what the process needs above what stays resident between steps (Linux only).
 The textbook decodes one study after the other, so it is timed on ``--studies`` of them and
 multiplied. Times are wall times, or CPU times with ``--threads 1``. ``--growth`` adds how a
-training step grows with slots, patches, length and minibatch.
+training step grows with slots, patches, length and minibatch, and with ``--out`` draws it;
+``--only-growth`` measures nothing else.
 """
 
 import argparse
@@ -303,10 +305,10 @@ def compare_decoding(sizes: dict[str, int], repeats: int, studies: int) -> dict[
 
 
 GROWTH = {
-    "slots": (256, 512, 1024, 2048, 4096),
-    "patches": (26, 50, 98, 196),
-    "tokens": (15, 30, 60, 120),
-    "batch": (1, 2, 4, 8),
+    "slots": (256, 1024, 4096),
+    "patches": (26, 98, 196),
+    "tokens": (15, 60, 120),
+    "batch": (1, 4, 8),
 }
 
 
@@ -334,32 +336,37 @@ def line(found: dict[str, dict]) -> str:
 
 
 def plot(rows: list[dict], base: dict[str, int], path: Path) -> None:
-    """Seconds (above) and peak memory (below) over each size."""
+    """One panel per size: seconds of a step (full lines) and peak memory (broken lines)."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullLocator
 
-    figure, axes = plt.subplots(2, len(GROWTH), figsize=(12, 5), sharey="row", squeeze=False)
-    for column, name in enumerate(GROWTH):
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7))
+    lines = []
+    for panel, name in zip(axes.flat, GROWTH):
         own = [row for row in rows if row["varied"] == name]
-        for system, style in (("kit", "o-"), ("textbook", "s--")):
-            values = [row["value"] for row in own]
+        values = [row["value"] for row in own]
+        memory_axis = panel.twinx()
+        for system, label, color in (("kit", "ours", "C0"), ("textbook", "textbook", "C1")):
             seconds = [row[system]["seconds"] for row in own]
             memory = [(row[system]["peak_bytes"] or math.nan) / 2**20 for row in own]
-            axes[0][column].loglog(values, seconds, style, base=2, label=system)
-            axes[1][column].loglog(values, memory, style, base=2, label=system)
-        for row in axes:
-            row[column].set_xticks(values, values)
-            row[column].minorticks_off()
-        axes[1][column].set_xlabel(name)
-    axes[0][0].set_ylabel("seconds per training step")
-    axes[1][0].set_ylabel("peak memory, MiB")
-    axes[0][0].legend()
-    rest = ", ".join(f"{name} {value}" for name, value in base.items())
-    figure.suptitle(f"Training step of R2GenCMN; otherwise {rest}")
-    figure.tight_layout()
-    figure.savefig(path)
+            lines += panel.loglog(values, seconds, "o-", color=color, label=f"{label}, time")
+            lines += memory_axis.loglog(
+                values, memory, "s--", color=color, label=f"{label}, memory"
+            )
+        panel.set_xticks(values, values)
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.set_xlabel(f"{name} (otherwise {base[name]})")
+        panel.set_ylabel("seconds per training step")
+        memory_axis.set_ylabel("peak memory, MiB")
+    named = {line.get_label(): line for line in lines}
+    figure.legend(named.values(), named.keys(), loc="upper center", ncols=4, frameon=False)
+    figure.supxlabel(f"Training step of R2GenCMN, model size {base['size']}; all axes logarithmic")
+    figure.tight_layout(rect=(0, 0, 1, 0.95))
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def main() -> None:
@@ -371,6 +378,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--studies", type=int, default=2, help="that the textbook decodes")
     parser.add_argument("--growth", action="store_true", help="also vary each size")
+    parser.add_argument("--only-growth", action="store_true", help="vary sizes, nothing else")
     parser.add_argument("--growth-size", type=int, default=128, help="d while sizes are varied")
     parser.add_argument("--bf16", action="store_true", help="also ours under bf16 autocast")
     parser.add_argument("--out", type=Path, help="folder for transformer.json and transformer.png")
@@ -386,20 +394,22 @@ def main() -> None:
         "machine": platform.machine(),
         "threads": options.threads,
         "sizes": sizes,
-        "training": compare_training(sizes, options.repeats, options.bf16),
     }
-    print(f"training step: {line(result['training'])}", flush=True)
-    if options.bf16:
-        print(f"training step in bf16: {result['training']['kit_bf16']['seconds']:.2f} s")
-    result["decoding"] = compare_decoding(sizes, options.repeats, options.studies)
-    print(f"beam 3, minibatch: {line(result['decoding'])}", flush=True)
+    if not options.only_growth:
+        result["training"] = compare_training(sizes, options.repeats, options.bf16)
+        print(f"training step: {line(result['training'])}", flush=True)
+        if options.bf16:
+            print(f"training step in bf16: {result['training']['kit_bf16']['seconds']:.2f} s")
+        result["decoding"] = compare_decoding(sizes, options.repeats, options.studies)
+        print(f"beam 3, minibatch: {line(result['decoding'])}", flush=True)
+    varied = options.growth or options.only_growth
     base = {**sizes, "batch": min(4, options.batch), "size": options.growth_size}
-    if options.growth:
+    if varied:
         result["growth"] = {"base": base, "rows": growth(base, options.repeats)}
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "transformer.json").write_text(json.dumps(result, indent=1) + "\n")
-        if options.growth:
+        if varied:
             plot(result["growth"]["rows"], base, options.out / "transformer.png")
 
 
