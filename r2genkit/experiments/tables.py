@@ -54,7 +54,7 @@ def _one_table(rows: Sequence[ResultRow]) -> None:
         raise KitError(f"these rows cannot share a table (corpus / protocol / ...): {listed}")
 
 
-def _aggregate(rows: Sequence[ResultRow]) -> list[tuple[str, list[ResultRow]]]:
+def by_run(rows: Sequence[ResultRow]) -> list[tuple[str, list[ResultRow]]]:
     """Rows of each run, by seed.
 
     A mean over seeds is one over the same recipe, split and source code: rows that differ in one
@@ -108,7 +108,7 @@ def results_table(rows: Sequence[ResultRow], metrics: Sequence[str] = ALL_METRIC
     """
     _one_table(rows)
     lines = []
-    for _, group in _aggregate(rows):
+    for _, group in by_run(rows):
         first = group[0]
         swapped = [row.swap["finding-F1"] for row in group if row.swap]
         versus = (first.constant_difference or {}).get("finding-F1")
@@ -137,7 +137,7 @@ def subset_table(rows: Sequence[ResultRow], metrics: Sequence[str] = ALL_METRICS
     """
     _one_table(rows)
     lines = []
-    for _, group in _aggregate(rows):
+    for _, group in by_run(rows):
         for subset in SUBSETS:
             if not all(subset in row.subsets for row in group):
                 continue
@@ -168,7 +168,7 @@ def constant_table(rows: Sequence[ResultRow], metrics: Sequence[str] = ALL_METRI
     """
     _one_table(rows)
     lines = []
-    for _, group in _aggregate(rows):
+    for _, group in by_run(rows):
         differences = group[0].constant_difference
         if differences is not None:
             shown = {metric: _difference(differences.get(metric)) for metric in metrics}
@@ -198,7 +198,7 @@ def clinical_table(rows: Sequence[ResultRow]) -> pd.DataFrame:
     """
     _one_table(rows)
     lines = []
-    for _, group in _aggregate(rows):
+    for _, group in by_run(rows):
         line = {"system": group[0].title, "seeds": len(group)}
         line |= {
             name: _cell([row.clinical[name] for row in group])

@@ -40,6 +40,19 @@ def test_scores_stand_at_their_values_with_baselines_in_grey(rows):
     assert "synthetic" in texts(figure)
 
 
+def test_seeds_of_a_run_share_a_line_and_keep_a_stroke_each():
+    swaps = [{name: {"value": v} for name in ALL_METRICS} for v in (0.1, 0.3)]
+    rows = [row(v, seed=i, swap=swaps[i]) for i, v in enumerate((0.4, 0.8))]
+    (axis,) = score_figure(rows, metrics=("CIDEr",)).axes
+    point, strokes = ([x for x in axis.lines if x.get_marker() == m] for m in ("o", "|"))
+    assert point[0].get_xdata().tolist() == pytest.approx([0.6])
+    assert strokes[-1].get_xdata().tolist() == [0.4, 0.8]
+    assert len(axis.get_yticklabels()) == 1
+    (axis,) = image_use_figure(rows).axes
+    drawn = sorted(float(c.get_offsets()[0][0]) for c in axis.collections)
+    assert drawn == pytest.approx([0.2, 0.6])
+
+
 def test_real_rows_are_not_tagged_synthetic(rows):
     real = [row(0.4, corpus="openi", synthetic=False)]
     assert "synthetic" not in texts(score_figure(real))
