@@ -274,7 +274,8 @@ def caption(rows: Sequence[ResultRow]) -> str:
     return (
         f"Corpus {row.corpus} ({images}); protocol {row.protocol}; target {row.section}; "
         f"{row.references} references; profile {row.profile}; studies: {counts}. "
-        "± is half the 95 % bootstrap interval over test studies unless marked SD."
+        "± is half the 95 % bootstrap interval over test studies; with several seeds, value and ± "
+        "are means over them and SD is their standard deviation."
     )
 
 
