@@ -39,6 +39,7 @@ class Reads:
         study: ``[R]`` int64, place of the reader's study among the studies looked at.
         place: ``[R]`` int64: number of the patch through all views, or position of the word.
         token: ``[R]`` int64, the word that reads (0: begin mark); None for patches.
+        per_view: S, patches of one view (place // S is the view); 0 for words.
     """
 
     slots: Tensor
@@ -47,6 +48,7 @@ class Reads:
     study: Tensor
     place: Tensor
     token: Tensor | None = None
+    per_view: int = 0
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -89,10 +91,10 @@ def read_slots(model: CMN, loader: Iterable[Batch]) -> tuple[Reads, Reads]:
             looked = {n: looked[n].flatten(1, 2) for n in ("slots", "slot_weights")}  # [B, V*S, ..]
             per_view = looked["slots"].shape[1] // batch.view_mask.shape[1]
             sides = (
-                (looked, batch.view_mask.repeat_interleave(per_view, 1), None),
-                (read, target_mask(batch.lengths, batch.tokens.shape[1]), batch.tokens[:, :-1]),
+                (looked, batch.view_mask.repeat_interleave(per_view, 1), None, per_view),
+                (read, target_mask(batch.lengths, batch.tokens.shape[1]), batch.tokens[:, :-1], 0),
             )
-            for part, (trace, there, tokens) in zip(parts, sides):
+            for part, (trace, there, tokens, size) in zip(parts, sides):
                 study, place = there.nonzero().cpu().unbind(1)
                 part.append(
                     Reads(
@@ -102,6 +104,7 @@ def read_slots(model: CMN, loader: Iterable[Batch]) -> tuple[Reads, Reads]:
                         study + seen,
                         place,
                         None if tokens is None else tokens[there].cpu(),
+                        size,
                     )
                 )
             seen += len(batch)
@@ -155,14 +158,25 @@ def overlap(first: Tensor, second: Tensor) -> Tensor:
     return torch.minimum(shares(first), shares(second)).sum(-1)
 
 
-def chance_overlap(first: Tensor, second: Tensor, *, draws: int = 500, seed: int = 0) -> Tensor:
-    """:func:`overlap` after the slots of ``second [h, M]`` were shuffled, ``[draws, h]``.
+def chance_overlap(
+    first: Tensor, second: Tensor, *, read_only: bool = False, draws: int = 500, seed: int = 0
+) -> Tensor:
+    """:func:`overlap` after the slots of ``second`` were shuffled, ``[draws, h]``.
 
     How uneven either side reads stays; which slots it prefers does not.
+
+    Args:
+        first, second: ``[h, M]``.
+        read_only: shuffle among the slots that some side reads. Where most slots are read by
+            nobody, the two sides agree on that, and a shuffle of all slots counts it.
+        draws, seed: how many, and which.
     """
     generator = torch_generator(seed, "slots/overlap")
-    order = torch.rand(draws, *second.shape, generator=generator).argsort(-1)
-    return overlap(first, second.expand(draws, *second.shape).gather(-1, order))
+    dead = (first <= 0) & (second <= 0) if read_only else torch.zeros_like(first, dtype=torch.bool)
+    keys = torch.rand(draws, *second.shape, generator=generator) + 2.0 * dead
+    places = dead.byte().argsort(-1, stable=True).expand(draws, *second.shape)  # dead ones last
+    mixed = second.expand(draws, *second.shape).gather(-1, keys.argsort(-1))
+    return overlap(first, torch.zeros_like(mixed).scatter(-1, places, mixed))
 
 
 def information(reads: Reads, group: Tensor, groups: int) -> Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullFormatter
 
 from r2genkit.errors import KitError
 from r2genkit.viz.results import _finish
@@ -114,7 +115,10 @@ def slot_figure(cards: Sequence[SlotCard], *, synthetic: bool) -> Figure:
         bars.set_ylim(longest - 0.4, -0.6)
         bars.set_xscale("log")
         bars.set_xlim(1, top * 1.25)
-        bars.tick_params(axis="x", labelsize=6, which="both")
+        ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100) if tick <= top * 1.25]
+        bars.set_xticks(ticks, [str(tick) for tick in ticks])
+        bars.xaxis.set_minor_formatter(NullFormatter())
+        bars.tick_params(axis="x", labelsize=6)
         for place, lift in enumerate(lifts):
             bars.text(lift * 1.03, place, f"{lift:.1f}", va="center", fontsize=6)
         bars.set_title(card.title, fontsize=7, loc="left")

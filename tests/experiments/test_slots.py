@@ -107,7 +107,7 @@ def test_what_is_collected_is_what_patches_and_words_read():
         assert words.place[own].tolist() == list(range(one.tokens.shape[1] - 1))
         torch.testing.assert_close(words.weights[own], read["slot_weights"][0])
         assert torch.equal(words.slots[own].long(), read["slots"][0])
-    assert patches.token is None
+    assert patches.token is None and (patches.per_view, words.per_view) == (4, 0)
     with pytest.raises(KitError, match="R2Gen has no memory"):
         read_slots(build("r2gen base"), [batch])
 
@@ -130,6 +130,20 @@ def test_chance_overlap_has_the_expectation_of_a_shuffle():
         assert drawn[:, head].mean().item() == pytest.approx(exact, rel=0.02)
     assert torch.equal(drawn, chance_overlap(p, q, draws=4000))
     assert not torch.equal(drawn, chance_overlap(p, q, draws=4000, seed=1))
+
+
+def test_chance_among_slots_that_are_read_leaves_the_dead_where_they_are():
+    p = torch.tensor([[0.7, 0, 0.3, 0, 0, 0]])
+    q = torch.tensor([[0.2, 0.8, 0, 0, 0, 0]])
+    drawn = chance_overlap(p, q, read_only=True, draws=3000)
+    # Three slots are read by somebody: six equally likely places of 0.2 and 0.8 on 0.7, 0.3, 0.
+    places = [(a, b) for a in (0.7, 0.3, 0) for b in (0.7, 0.3, 0) if a != b]
+    want = [min(0.2, a) + min(0.8, b) for a, b in places]
+    assert sorted(set(drawn.flatten().numpy().round(4).tolist())) == pytest.approx(
+        sorted({round(value, 4) for value in want})
+    )
+    assert drawn.mean().item() == pytest.approx(sum(want) / 6, rel=0.02)
+    assert chance_overlap(p, q, draws=3000).mean() < drawn.mean() - 0.1
 
 
 def test_information_is_that_of_the_joint_table():
