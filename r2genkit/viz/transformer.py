@@ -192,7 +192,7 @@ def head_attention_figure(
             axis.imshow(colours(norm(heat)), alpha=0.75 * norm(heat).filled() ** 0.5)
             for name, colour in shared.items():
                 outline = np.concatenate(list(masks[name][:views]), axis=1).astype(float)
-                axis.contour(outline, levels=[0.5], colors=[colour], linewidths=0.9)
+                axis.contour(outline, levels=[0.5], colors=[colour], linewidths=0.8)
             for view in range(1, views):
                 axis.axvline(view * width - 0.5, color="white", linewidth=0.6)
             axis.set(xticks=[], yticks=[])
