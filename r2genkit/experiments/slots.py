@@ -263,6 +263,8 @@ def top_patches(patches: Reads, head: int, slot: int, number: int) -> Tensor:
     weights = slot_weights(patches, head, slot)
     order = weights.argsort(descending=True, stable=True)
     order = order[weights[order] > 0]
+    if not len(order):  # no patch reads it
+        return order
     studies = patches.study[order]
     # The first of every study in this order: a stable sort by study keeps its best in front.
     by_study = studies.argsort(stable=True)

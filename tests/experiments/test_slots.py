@@ -226,6 +226,7 @@ def test_top_patches_are_the_best_of_different_studies():
                 plain[study] = (weight, r)
         want = [r for _, r in sorted(plain.values(), reverse=True)][:4]
         assert top_patches(reads, head, slot, 4).tolist() == want
+    assert top_patches(reads, 0, SLOTS, 4).tolist() == []  # nobody reads it
 
 
 def test_top_words_are_lifted_over_the_mean_word():
