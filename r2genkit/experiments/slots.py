@@ -174,7 +174,7 @@ def chance_overlap(
     generator = torch_generator(seed, "slots/overlap")
     dead = (first <= 0) & (second <= 0) if read_only else torch.zeros_like(first, dtype=torch.bool)
     keys = torch.rand(draws, *second.shape, generator=generator) + 2.0 * dead
-    places = dead.byte().argsort(-1, stable=True).expand(draws, *second.shape)  # dead ones last
+    places = dead.byte().argsort(dim=-1, stable=True).expand(draws, *second.shape)  # dead ones last
     mixed = second.expand(draws, *second.shape).gather(-1, keys.argsort(-1))
     return overlap(first, torch.zeros_like(mixed).scatter(-1, places, mixed))
 
