@@ -182,7 +182,7 @@ def test_the_command_line_prints_a_line_per_run_and_a_table(monkeypatch, capsys)
         for seed in (0, 4):
             assert sum(line.startswith(f"{name} seed {seed} ") for line in lines) == 1
     assert sum("| 2 " in line for line in lines) == 2  # a row per recipe, of two seeds
-    assert "(SD)" in out
+    assert "(SD " in out
     code, out, err = call(monkeypatch, capsys, *words, "--set", "encoder.name=none")
     assert code == 2 and "4 of 4 run(s) failed" in err and out.count("FAILED") == 4
 
