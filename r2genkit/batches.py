@@ -54,6 +54,8 @@ class Batch:
         token_weights: ``[B, T-1]`` loss weight of target ``tokens[:, 1:]``; 0 on padding.
         tags: ``[B, F]`` predicted finding probabilities that a decoder may read.
         labels: ``[B, F]`` true findings (0/1) that a finding classifier is trained on.
+        neighbours: ``[B, K, L]`` int64, token ids of K retrieved reports per study, begin mark
+            first, padded with 0; all zero where there is no k-th neighbour.
         sentences: ``[B, M, W+1]`` int64, the report's sentences.
         sentence_lengths: ``[B, M]`` int64, positions in use, marks included.
         sentence_weights: ``[B, M, W]`` loss weight of target ``sentences[:, :, 1:]``.
@@ -72,6 +74,7 @@ class Batch:
     token_weights: Tensor | None = None
     tags: Tensor | None = None
     labels: Tensor | None = None
+    neighbours: Tensor | None = None
     sentences: Tensor | None = None
     sentence_lengths: Tensor | None = None
     sentence_weights: Tensor | None = None
@@ -130,6 +133,7 @@ def collate(
     token_weights: Sequence[np.ndarray] | None = None,
     tags: Tensor | None = None,
     labels: Tensor | None = None,
+    neighbours: Tensor | None = None,
     layout: SentenceLayout | None = None,
 ) -> Batch:
     """Stack per-study data into a ``Batch``, padding token ids with 0 to the longest.
@@ -140,7 +144,7 @@ def collate(
         images: ``[B, V, 3, H, W]``; features: ``[B, V, S, D]``; both optional.
         tokens: B lists of ids, each starting with the begin mark 0.
         token_weights: B arrays with one weight per target token (``len(ids) - 1``); None = ones.
-        tags: ``[B, F]``; labels: ``[B, F]``.
+        tags: ``[B, F]``; labels: ``[B, F]``; neighbours: ``[B, K, L]``.
         layout: also fill the fields on sentences.
 
     Raises:
@@ -184,6 +188,7 @@ def collate(
         token_weights=weights,
         tags=tags,
         labels=labels,
+        neighbours=neighbours,
         **cut,
     )
 
@@ -282,6 +287,7 @@ class ReportDataset:
         token_weights: N arrays of target-token weights (see ``token_weights``), or None for ones.
         tags: ``[N, F]`` predicted probabilities for the decoder, or None.
         labels: ``[N, F]`` true findings, or None.
+        neighbours: ``[N, K, L]`` token ids of retrieved reports (see ``Batch``), or None.
         transform: called as ``transform(pixels uint8 [H, W], rng) -> uint8 [S, S]`` for each view
             (``r2genkit.images.ImageTransform``); needed for raw images, optional for packed ones.
         preprocess: uint8 ``[N, H, W]`` -> float ``[N, 3, H, W]``, normally ``encoder.preprocess``;
@@ -302,6 +308,7 @@ class ReportDataset:
         token_weights: Sequence[np.ndarray] | None = None,
         tags: np.ndarray | Tensor | None = None,
         labels: np.ndarray | Tensor | None = None,
+        neighbours: np.ndarray | Tensor | None = None,
         transform: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
         layout: SentenceLayout | None = None,
@@ -318,6 +325,7 @@ class ReportDataset:
             "token_weights": token_weights,
             "tags": tags,
             "labels": labels,
+            "neighbours": neighbours,
         }
         for name, values in given.items():
             if values is not None and len(values) != len(self.study_ids):
@@ -329,6 +337,7 @@ class ReportDataset:
         self.tokens, self.token_weights = tokens, token_weights
         self.tags = None if tags is None else torch.as_tensor(tags).float()
         self.labels = None if labels is None else torch.as_tensor(labels).float()
+        self.neighbours = None if neighbours is None else torch.as_tensor(neighbours).long()
         self.transform, self.preprocess, self.layout = transform, preprocess, layout
         self._image_rows = self._rows(images, "packed images")
         self._feature_rows = self._rows(features, "patch features")
@@ -384,6 +393,7 @@ class ReportDataset:
             ),
             tags=None if self.tags is None else self.tags[picked],
             labels=None if self.labels is None else self.labels[picked],
+            neighbours=None if self.neighbours is None else self.neighbours[picked],
             layout=self.layout,
         )
 

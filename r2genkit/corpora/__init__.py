@@ -49,8 +49,13 @@ class CorpusInfo:
 
     def load_reader(self) -> Callable[..., list[Study]]:
         """The reader function (imported on demand)."""
-        module, function = self.reader.split(":")
-        return getattr(importlib.import_module(f"r2genkit.corpora.{module}"), function)
+        function = self.reader.partition(":")[2]
+        return getattr(importlib.import_module(self.module), function)
+
+    @property
+    def module(self) -> str:
+        """Dotted name of the module that reads it."""
+        return f"r2genkit.corpora.{self.reader.partition(':')[0]}"
 
 
 CORPORA: Mapping[str, CorpusInfo] = {

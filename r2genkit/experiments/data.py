@@ -286,6 +286,7 @@ def report_loader(
     seed: int,
     training: bool,
     tags: np.ndarray | None = None,
+    neighbours: np.ndarray | None = None,
     layout: SentenceLayout | None = None,
     batch_size: int | None = None,
 ) -> Loader:
@@ -299,6 +300,7 @@ def report_loader(
         seed: the run's seed.
         training: whether to shuffle, weight and augment.
         tags: ``[N, F]`` finding probabilities of the part's studies, in order.
+        neighbours: ``[N, K, L]`` token ids of the reports retrieved for them.
         layout: how the model wants reports cut into sentences (``model.layout``).
         batch_size: studies per minibatch; default the recipe's (training) or 64 (decoding).
     """
@@ -319,6 +321,7 @@ def report_loader(
         tokens=tokens,
         token_weights=weights,
         tags=tags,
+        neighbours=neighbours,
         transform=transform,
         preprocess=prepared.encoder.preprocess if end_to_end else None,
         layout=layout,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import platform
@@ -17,18 +18,18 @@ import psutil
 import torch
 
 from r2genkit import __version__
+from r2genkit.errors import KitError
 from r2genkit.paths import PACKAGE, project_root
 
 _DECIDING_PACKAGES = ("torch", "torchvision", "numpy", "accelerate", "pycocoevalcap")
-# Parts that draw, list, drive or look into finished models but cannot change a number.
-_NOT_DECIDING = (
-    "viz/",
-    "cli.py",
-    "experiments/tables.py",
-    "experiments/notebooks.py",
-    "experiments/many.py",
-    "experiments/reproduce.py",
-    "experiments/slots.py",
+# Modules that draw, name or only drive others and so cannot change a number ...
+_NOT_DECIDING = ("viz/", "cli.py", "models/registry.py")
+# ... and those that decide numbers of the runs that ask for them and of no others.
+_ON_REQUEST = (
+    "experiments/pretraining.py",
+    "experiments/retrieving.py",
+    "retrieval.py",
+    "training/scst.py",
 )
 
 
@@ -43,20 +44,81 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _file(module: str) -> Path | None:
+    """Source file of a module of the kit; None where there is no such module."""
+    base = PACKAGE.parent.joinpath(*module.split("."))
+    return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
+
+
 @cache
-def code_hash() -> str:
-    """Sixteen hexadecimal digits over the source that decides numbers.
+def _imports(path: Path) -> frozenset[Path]:
+    """Files of the kit that a file imports, anywhere in it, but not for type checkers alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for child in ast.walk(node)
+    }
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                names.add(whole if _file(whole) else node.module)
+    own = PACKAGE.name
+    found = (_file(name) for name in names if name == own or name.startswith(f"{own}."))
+    return frozenset(path for path in found if path is not None)
+
+
+@cache
+def deciding_files(*modules: str) -> tuple[Path, ...]:
+    """Source files that decide what these modules compute: they, and all that they import.
+
+    Args:
+        modules: dotted names, "r2genkit.models.cmn".
+
+    Raises:
+        KitError: no such module.
+    """
+    files: set[Path] = set()
+    waiting: list[Path] = []
+    for module in modules:
+        path = _file(module)
+        if path is None:
+            raise KitError(f"{module} is no module of this kit: correct the name")
+        waiting.append(path)
+    asked = set(waiting)
+    while waiting:
+        path = waiting.pop()
+        name = path.relative_to(PACKAGE).as_posix()
+        left_out = name.startswith(_NOT_DECIDING) or (name in _ON_REQUEST and path not in asked)
+        if path not in files and not left_out:
+            files.add(path)
+            waiting.extend(_imports(path))
+    return tuple(sorted(files))
+
+
+@cache
+def code_hash(*modules: str) -> str:
+    """Sixteen hexadecimal digits over the source that decides what these modules compute.
 
     A finished run is reused only while this hash stands, so changed code never passes off old
-    numbers as its own.
+    numbers as its own; code that the run does not need leaves it valid. Tables of the package
+    (labels, axes of codes) belong to every hash.
     """
+    tables = (
+        path
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and path.suffix not in {".py", ".pyc", ".yaml"}
+    )
     digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*")):
+    for path in [*deciding_files(*modules), *sorted(tables)]:
         name = path.relative_to(PACKAGE).as_posix()
-        if path.suffix not in {".py", ".tsv"} and "findings/" not in name:
-            continue
-        if path.is_dir() or "__pycache__" in name or name.startswith(_NOT_DECIDING):
-            continue
         digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 

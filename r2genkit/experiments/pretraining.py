@@ -264,7 +264,7 @@ def pretraining_folder(config: PretrainingConfig, text: PreparedText) -> Path:
         "settings": config.fingerprint(),
         "split": text.split.fingerprint,
         "labels": [text.data.section, text.rules.compat],  # where a corpus has no codes
-        "code": code_hash(),
+        "code": code_hash(__name__),
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     name = f"{config.name}-seed{config.seed}-{digest}"
@@ -431,7 +431,7 @@ def _row(
         corpus=text.data.corpus,
         synthetic=text.synthetic,
         protocol=text.data.split,
-        code_hash=code_hash(),
+        code_hash=code_hash(__name__),
         split_fingerprint=text.split.fingerprint,
         studies={
             "train": train,

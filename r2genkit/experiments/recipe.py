@@ -223,6 +223,34 @@ class ModelConfig(_Strict):
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
+class ObjectiveConfig(_Strict):
+    """What training minimises instead of the model's own loss, and its settings.
+
+    ``self_critical``: expected reward of sampled reports (``r2genkit.training.scst``).
+    """
+
+    name: Literal["self_critical"]
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class StartConfig(_Strict):
+    """The run whose best weights training begins with; ``load_recipe`` fills it in.
+
+    ``fingerprint`` is that of the whole recipe of that run, with the studies, texts, encoder, tags,
+    retrieval and model of the run that starts from it.
+    """
+
+    run: str = Field(pattern=r"^\d\d_[a-z0-9_]+$")
+    profile: Profile = "lab"
+    fingerprint: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        """``start_from: 07_cmn`` is short for ``start_from: {run: 07_cmn}``."""
+        return {"run": value} if isinstance(value, str) else value
+
+
 class BaselineConfig(_Strict):
     """Trivial baseline: name in ``r2genkit.metrics.baselines`` and its settings."""
 
@@ -251,8 +279,13 @@ class Recipe(_Strict):
     encoder: EncoderConfig | None = EncoderConfig()
     tags: TagsConfig | None = None
     sampling: SamplingConfig = SamplingConfig()
+    retrieval: dict[str, Any] | None = Field(
+        None, description="settings of r2genkit.retrieval.RetrievalConfig; None = none"
+    )
     model: ModelConfig | None = None
     baseline: BaselineConfig | None = None
+    start_from: StartConfig | None = None
+    objective: ObjectiveConfig | None = None
     training: TrainingConfig | None = None
     decoding: DecodingConfig = DecodingConfig()
     scoring: ScoringConfig = ScoringConfig()
@@ -268,6 +301,8 @@ class Recipe(_Strict):
             raise ValueError("a model needs an encoder and a training block")
         if self.tags is not None and self.encoder is not None and self.encoder.trainable:
             raise ValueError("tags are computed from frozen features: set encoder.trainable: false")
+        if self.baseline is not None and (self.start_from or self.objective):
+            raise ValueError("a baseline is not trained: leave out start_from and objective")
         frozen = self.encoder is not None and not self.encoder.trainable
         if frozen and self.encoder.augment != "none":
             raise ValueError("augmentation needs encoder.trainable: true (features are cached)")
@@ -281,9 +316,12 @@ class Recipe(_Strict):
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits over every setting (titles and prose left out)."""
         content = self.model_dump(mode="json", exclude={"title", "about", "order", "on_request"})
+        # A block that says nothing leaves the names of finished runs as they are.
         if self.encoder is not None and self.encoder.pretraining is None:
-            # A block that says nothing leaves the names of finished runs as they are.
             del content["encoder"]["pretraining"]
+        for key in ("retrieval", "start_from", "objective"):
+            if content[key] is None:
+                del content[key]
         return _digest(content)
 
 
@@ -370,7 +408,33 @@ def load_recipe(
         content = _merge(content, _assignment(text))
     recipe = _validate(_with_pretraining(content, profile), path.name)
     data, text = settle(recipe.data, recipe.text)
-    return recipe.model_copy(update={"data": data, "text": text})
+    recipe = recipe.model_copy(update={"data": data, "text": text})
+    if recipe.start_from is None:
+        return recipe
+    start = recipe.start_from.model_copy(update={"profile": profile})
+    started = start_recipe(recipe.model_copy(update={"start_from": start}))
+    filled = start.model_copy(update={"fingerprint": started.fingerprint()})
+    return recipe.model_copy(update={"start_from": filled})
+
+
+def start_recipe(recipe: Recipe) -> Recipe:
+    """The recipe of the run that ``recipe.start_from`` names.
+
+    Trained as that recipe says, on the studies, texts, images and with the model of ``recipe``.
+
+    Raises:
+        KitError: it cannot be read, or it trains another kind of model.
+    """
+    start = recipe.start_from
+    base = load_recipe(start.run, profile=start.profile)
+    if base.model is None or base.model.name != recipe.model.name:
+        other = "no model" if base.model is None else f"the model {base.model.name}"
+        raise KitError(
+            f"{recipe.run}: start_from names {start.run}, which trains {other} and not "
+            f"{recipe.model.name}: start from a run of the same model"
+        )
+    shared = ("data", "text", "encoder", "tags", "retrieval", "model", "scoring", "threads")
+    return base.model_copy(update={key: getattr(recipe, key) for key in shared})
 
 
 def _read_profiles(path: Path, profile: str, defaults: dict[str, dict]) -> dict[str, dict]:

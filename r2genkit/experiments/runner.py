@@ -13,12 +13,15 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 from r2genkit import processes
 from r2genkit.batches import Batch, Loader
+from r2genkit.corpora import CORPORA
 from r2genkit.decoding import DecodingConfig, decode_all
 from r2genkit.encoders.tags import Tags
 from r2genkit.errors import KitError
@@ -44,12 +47,13 @@ from r2genkit.experiments.environment import (
     torch_threads,
     versions,
 )
-from r2genkit.experiments.recipe import Recipe, load_recipe
+from r2genkit.experiments.recipe import Recipe, load_recipe, start_recipe
 from r2genkit.experiments.results import ResultRow, make_row, write_row
 from r2genkit.experiments.tagging import decoder_tags, mean_test_auroc, prepare_tags
 from r2genkit.experiments.trained import (
     ENCODER_FILE,
     PCA_FILE,
+    RETRIEVAL_FOLDER,
     TAGS_FOLDER,
     TrainedSystem,
     load_trained,
@@ -65,10 +69,11 @@ from r2genkit.experiments.verdict import (
 )
 from r2genkit.files import write_json
 from r2genkit.metrics import ALL_METRICS, Evaluation, evaluate_reports
-from r2genkit.models import build_model
+from r2genkit.models import build_model, model_module
 from r2genkit.models.base import ReportModel
 from r2genkit.paths import runs_dir
 from r2genkit.training import FitResult, fit
+from r2genkit.training.checkpoints import Checkpoints, load_weights
 
 CONSTANT = "02_constant"
 
@@ -113,9 +118,32 @@ def rescore(result: RunResult) -> Evaluation:
     return evaluate_run(result.recipe, result.text(), result.hypotheses, result.row.seed)
 
 
+# Where the parts live that a recipe may ask for. They are imported by name, when they are asked
+# for, so that they belong to the code of these runs and of no others.
+_PRETRAINING = "r2genkit.experiments.pretraining"
+_RETRIEVING = "r2genkit.experiments.retrieving"
+_RETRIEVAL = "r2genkit.retrieval"
+_OBJECTIVES = {"self_critical": "r2genkit.training.scst:SelfCritical"}
+
+
+def recipe_modules(recipe: Recipe) -> tuple[str, ...]:
+    """Dotted names of the modules from which the code of a recipe's run starts."""
+    modules = [__name__, CORPORA[recipe.data.corpus].module]
+    if recipe.model is not None:
+        modules.append(model_module(recipe.model.name))
+    if recipe.encoder is not None and recipe.encoder.pretraining is not None:
+        modules.append(_PRETRAINING)
+    if recipe.retrieval is not None:
+        modules += [_RETRIEVING, _RETRIEVAL]
+    if recipe.objective is not None:
+        modules.append(_OBJECTIVES[recipe.objective.name].partition(":")[0])
+    return tuple(modules)
+
+
 def run_folder(recipe: Recipe, profile: str, seed: int) -> Path:
     """Where a run of this recipe, profile, seed and source code keeps its files."""
-    name = f"{recipe.run}-seed{seed}-{recipe.fingerprint()[:8]}{code_hash()[:8]}"
+    code = code_hash(*recipe_modules(recipe))
+    name = f"{recipe.run}-seed{seed}-{recipe.fingerprint()[:8]}{code[:8]}"
     return runs_dir() / profile / recipe.data.corpus / name
 
 
@@ -310,7 +338,7 @@ def _run(job: _Job) -> None:
             "profile": job.profile,
             "seed": seed,
             "recipe_hash": recipe.fingerprint(),
-            "code_hash": code_hash(),
+            "code_hash": code_hash(*recipe_modules(recipe)),
             "split_fingerprint": text.split.fingerprint,
             "studies": {name: len(text.part(name)) for name in ("train", "validation", "test")},
             "selected_on": outcome.selected_on,
@@ -410,6 +438,7 @@ class _Trained:
     fitted: FitResult
     prepared: PreparedImages
     tags: Tags | None
+    retriever: Any
     loader: Callable[[str, bool], Loader]
 
 
@@ -426,6 +455,12 @@ def _fit(job: _Job, text: PreparedText) -> _Trained:
         prepared.features.pca.save(folder / PCA_FILE)
     if main and prepared.pretraining is not None and not recipe.encoder.trainable:
         prepared.encoder.save(folder / ENCODER_FILE)  # a run's folder needs nothing beside it
+    retriever = None
+    if recipe.retrieval is not None:
+        prepare = import_module(_RETRIEVING).prepare_retriever
+        retriever = prepare(recipe, text, prepared, tags, seed)
+        if main:
+            retriever.save(folder / RETRIEVAL_FOLDER)
     model = build_model(
         recipe.model.name,
         recipe.model.settings,
@@ -446,7 +481,19 @@ def _fit(job: _Job, text: PreparedText) -> _Trained:
             seed=seed,
             training=training,
             tags=None if tags is None else decoder_tags(recipe.tags, tags, text, part),
+            neighbours=None if retriever is None else retriever.neighbours(text.part(part)),
             layout=model.layout,
+        )
+
+    if recipe.start_from is not None:
+        load_weights(model, _start(job))
+    if recipe.objective is not None:
+        module, _, kind = _OBJECTIVES[recipe.objective.name].partition(":")
+        model.objective = getattr(import_module(module), kind)(
+            recipe.objective.settings,
+            vocabulary=text.vocabulary,
+            references={key: text.references[key] for key in text.split.train},
+            seed=seed,
         )
 
     fitted = fit(
@@ -460,7 +507,21 @@ def _fit(job: _Job, text: PreparedText) -> _Trained:
         tensorboard=job.tensorboard,
         vocabulary=text.vocabulary,
     )
-    return _Trained(model, fitted, prepared, tags, loader)
+    model.objective = None
+    return _Trained(model, fitted, prepared, tags, retriever, loader)
+
+
+def _start(job: _Job) -> Path:
+    """Checkpoint with the best weights of the run that this one starts from, trained if need be."""
+    recipe = start_recipe(job.recipe)
+    command = _command(recipe.run, job.profile, recipe.data.corpus, job.seed, (), job.data_dir)
+    start = _Job(recipe, job.profile, job.seed, job.data_dir, command, job.bars)
+    if processes.is_main():
+        _complete(start, together=True)
+    elif processes.from_main():
+        _assist(start)
+    processes.from_main()  # the weights are there
+    return Checkpoints(start.folder, {}, None).best()
 
 
 def _train(job: _Job, text: PreparedText) -> _Outcome:
@@ -483,8 +544,15 @@ def _train(job: _Job, text: PreparedText) -> _Outcome:
         + (sum(p.numel() for p in prepared.encoder.parameters()) if prepared.features else 0),
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         device=str(fitted.device),
-        extra={} if tags is None else {"tag AUROC": mean_test_auroc(tags, text)},
-        notes=prepared.notes,
+        extra={
+            **({} if tags is None else {"tag AUROC": mean_test_auroc(tags, text)}),
+            **({} if trained.retriever is None else trained.retriever.figures()),
+        },
+        notes=(
+            *prepared.notes,
+            *([f"training started from {recipe.start_from.run}"] if recipe.start_from else []),
+            *filter(None, [fitted.stopped]),
+        ),
     )
 
 

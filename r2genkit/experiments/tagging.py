@@ -72,7 +72,7 @@ def prepare_tags(
         "validation": ids_fingerprint(text.split.validation),
         "types": types,
         "seed": seed,
-        "code": code_hash(),
+        "code": code_hash("r2genkit.encoders.tags", __name__),
     }
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
     folder = cache_dir() / "tags" / key

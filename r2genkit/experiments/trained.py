@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -37,6 +39,7 @@ from r2genkit.viz.attention import attention_figure
 ENCODER_FILE = "encoder.safetensors"
 PCA_FILE = "pca.safetensors"
 TAGS_FOLDER = "tags"
+RETRIEVAL_FOLDER = "retrieval"
 
 
 @dataclass
@@ -50,6 +53,7 @@ class TrainedSystem:
         encoder: frozen image encoder, or the trained one inside the model.
         pca: projection of the patch features, or None.
         tags: finding classifier, or None.
+        retriever: finds similar training studies, or None.
     """
 
     recipe: Recipe
@@ -58,6 +62,7 @@ class TrainedSystem:
     encoder: Encoder
     pca: PCA | None
     tags: Tags | None
+    retriever: Any = None
 
     @property
     def synthetic(self) -> bool:
@@ -93,6 +98,8 @@ class TrainedSystem:
             probabilities = self.tags.model.logits(batch).sigmoid().numpy()
             told = sharpen(probabilities, config.sharpness, config.called_at)
             batch.tags = torch.from_numpy(told)
+        if self.retriever is not None:
+            batch.neighbours = self.retriever.of_batch(batch)
         return batch
 
     def read(self, frontal: Path, lateral: Path | None = None) -> list[np.ndarray]:
@@ -203,7 +210,11 @@ def load_trained(folder: Path) -> TrainedSystem:
         full_stop=vocabulary.full_stop,
     )
     load_weights(model, Checkpoints(folder, {}, None).best())
-    return TrainedSystem(recipe, model.eval(), vocabulary, encoder.eval(), pca, tags)
+    retriever = None
+    if recipe.retrieval is not None:
+        kind = import_module("r2genkit.experiments.retrieving").Retriever
+        retriever = kind.load(folder / RETRIEVAL_FOLDER)
+    return TrainedSystem(recipe, model.eval(), vocabulary, encoder.eval(), pca, tags, retriever)
 
 
 def latest_run() -> Path:

@@ -3,26 +3,10 @@
 ``build_model("show_attend_tell", {"hidden_size": 256}, vocabulary_size=..., feature_dim=...)``
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
-
-import torch
-from pydantic import ValidationError
-from torch import nn
-
-from r2genkit import seeds
-from r2genkit.errors import KitError
 from r2genkit.models.base import FlatModel, ModelConfig, ReportModel, State
-from r2genkit.models.cmn import CMN
-from r2genkit.models.cnn_rnn import Cascade, ShowAttendTell, ShowTell
-from r2genkit.models.co_attention import CoAttention
-from r2genkit.models.hier_rnn import HierRNN
+from r2genkit.models.build import build_model, seeded_init
 from r2genkit.models.hierarchical import HierarchicalModel
-from r2genkit.models.mrna import MRNA
-from r2genkit.models.r2gen import R2Gen
+from r2genkit.models.registry import MODELS, model_module
 
 __all__ = [
     "MODELS",
@@ -32,75 +16,6 @@ __all__ = [
     "ReportModel",
     "State",
     "build_model",
+    "model_module",
     "seeded_init",
 ]
-
-MODELS: dict[str, type[nn.Module]] = {
-    "show_tell": ShowTell,
-    "show_attend_tell": ShowAttendTell,
-    "cascade": Cascade,
-    "hier_rnn": HierRNN,
-    "co_attention": CoAttention,
-    "mrna": MRNA,
-    "r2gen": R2Gen,
-    "cmn": CMN,
-}
-"""Name in recipes -> class. A class has ``Config`` and takes ``(config, *, vocabulary_size,
-feature_dim, tag_count, encoder, full_stop)``."""
-
-
-@contextmanager
-def seeded_init(seed: int) -> Iterator[None]:
-    """Draw initial weights from the run's stream "init"; the caller's own stream is untouched."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seeds.integer(seed, "init"))
-        yield
-
-
-def build_model(
-    name: str,
-    config: Mapping[str, Any] | None = None,
-    *,
-    vocabulary_size: int,
-    feature_dim: int,
-    tag_count: int = 0,
-    encoder: nn.Module | None = None,
-    full_stop: int | None = None,
-    seed: int | None = None,
-) -> Any:
-    """A freshly initialised model.
-
-    Args:
-        name: one of ``MODELS``.
-        config: options of that model (its ``Config``).
-        vocabulary_size: number of logits, ``len(vocabulary)``.
-        feature_dim: length of one patch feature.
-        tag_count: number of finding probabilities fed to the decoder; 0 = none.
-        encoder: image encoder to train with the model; None = cached features.
-        full_stop: id of the full stop (``vocabulary.full_stop``), for models that write sentence
-            by sentence.
-        seed: the run's seed (stream "init"); None = torch's current random state.
-
-    Raises:
-        KitError: unknown name, unknown option or a value out of range.
-    """
-    if name not in MODELS:
-        raise KitError(f"there is no model {name!r}; choose one of {', '.join(sorted(MODELS))}.")
-    try:
-        checked = MODELS[name].Config.model_validate(dict(config or {}))
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'options'}: {e['msg']}" for e in error.errors()
-        )
-        raise KitError(f"options of model {name!r} are wrong: {problems}.") from error
-    arguments = {
-        "vocabulary_size": vocabulary_size,
-        "feature_dim": feature_dim,
-        "tag_count": tag_count,
-        "encoder": encoder,
-        "full_stop": full_stop,
-    }
-    if seed is None:
-        return MODELS[name](checked, **arguments)
-    with seeded_init(seed):
-        return MODELS[name](checked, **arguments)

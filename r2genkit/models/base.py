@@ -235,6 +235,8 @@ class ReportModel(nn.Module):
         self.tag_count = tag_count
         self.encoder = encoder
         self.full_stop = full_stop
+        # What is minimised instead of ``loss``: called as objective(model, minibatch).
+        self.objective: Callable[[ReportModel, Batch], dict[str, Tensor]] | None = None
 
     @property
     def layout(self) -> SentenceLayout | None:
@@ -260,7 +262,12 @@ class ReportModel(nn.Module):
     # --- what every model gets --------------------------------------------------------------
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss``; the name that multi-process wrappers call."""
+        """``loss``, or what ``objective`` makes of the minibatch while training.
+
+        The name that multi-process wrappers call.
+        """
+        if self.objective is not None and self.training:
+            return self.objective(self, batch)
         return self.loss(batch)
 
     def patch_features(self, batch: Batch) -> Tensor:

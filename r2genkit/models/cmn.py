@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -225,8 +226,10 @@ class CMN(TransformerReporter):
     def patch_traces(self, batch: Batch) -> dict[str, Tensor]:
         """Also "slots" and "slot_weights" ``[B, V, S, h, k]``: what each patch read."""
         features = self.patch_features(batch)
-        x = self.patch_dropout(self.patches(features.flatten(1, 2)).relu())
+        views, patches = features.shape[1:3]
+        tokens, _ = self.visual_tokens(replace(batch, features=features))
+        tokens = tokens[:, : views * patches]
+        x = self.patch_dropout(self.patches(tokens).relu())
         _, trace = self.memory(x, self.memory.project())
-        views = features.shape[1]
         read = {name: value.unflatten(1, (views, -1)) for name, value in trace.items()}
         return {**super().patch_traces(batch), **read}

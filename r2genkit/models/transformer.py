@@ -43,6 +43,9 @@ class TransformerConfig(ModelConfig):
     """On projected patches."""
     patch_positions: bool = False
     """Add positions to the patches, numbered through all views (R2GenCMN yes, R2Gen no)."""
+    patch_projection: int | None = Field(None, ge=1)
+    """First bring patch features to this length, linearly (2,048 puts an encoder with other
+    channels in the place of a ResNet-101); None = not at all."""
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> TransformerConfig:
@@ -383,12 +386,15 @@ class TransformerReporter(FlatModel):
     """Patches -> Transformer encoder -> Transformer decoder -> words.
 
     A subclass adds its memory: it may replace :meth:`encode_memory`, :meth:`embed_patches`,
-    :meth:`embed_tokens` and :meth:`predict`.
+    :meth:`embed_tokens` and :meth:`predict`; and :meth:`visual_tokens`, to put further tokens
+    behind the patches.
 
     Traces of every model here:
 
     * "attention" ``[N, V, S]``: of the last decoder layer over the patches, mean over heads;
-    * "cross_attention" ``[N, layers, h, V, S]``: of every decoder layer and head.
+    * "cross_attention" ``[N, layers, h, V, S]``: of every decoder layer and head;
+    * "further_attention" ``[N, layers, h, E]``: the same over E tokens behind the patches, where
+      there are any.
     """
 
     Config = TransformerConfig
@@ -398,7 +404,11 @@ class TransformerReporter(FlatModel):
 
     def __init__(self, config: TransformerConfig, **sizes) -> None:
         super().__init__(config, **sizes)
-        self.patches = nn.Linear(self.feature_dim, config.size)  # att_embed in the released code
+        self.projection = None
+        if config.patch_projection is not None:
+            self.projection = nn.Linear(self.feature_dim, config.patch_projection)
+        # att_embed in the released code
+        self.patches = nn.Linear(config.patch_projection or self.feature_dim, config.size)
         self.patch_dropout = Dropout(config.patch_dropout)
         self.embedding = TokenEmbedding(self.vocabulary_size, config.size, self.tag_count)
         self.positions = Positions(config.size)
@@ -424,6 +434,21 @@ class TransformerReporter(FlatModel):
             ``moving`` and ``shared`` tensors.
         """
         return {}, {}
+
+    def visual_tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the patch encoder reads: ``[B, L, C]`` and its mask ``[B, L]`` bool.
+
+        The patches of all views come first (V*S of them); C is ``patch_projection``, or the length
+        of a patch feature.
+        """
+        features = self.patch_features(batch)
+        if self.projection is not None:
+            features = self.projection(features)
+        return flatten_views(features, batch.view_mask)
+
+    def further_tokens(self, state: State) -> int:
+        """E, tokens behind the patches in :meth:`visual_tokens`."""
+        return 0
 
     def embed_patches(self, x: Tensor, shared: dict[str, Tensor]) -> Tensor:
         """Projected patches ``[B, L, D]`` -> input of the patch encoder."""
@@ -459,8 +484,8 @@ class TransformerReporter(FlatModel):
     def look(
         self, batch: Batch, shared: dict[str, Tensor], *, trace: bool = False
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Encoded patches ``[B, V*S, D]``, their mask ``[B, V*S]`` and attention per layer."""
-        features, mask = flatten_views(self.patch_features(batch), batch.view_mask)
+        """Encoded patches ``[B, L, D]``, their mask ``[B, L]`` and attention per layer."""
+        features, mask = self.visual_tokens(batch)
         # Back to single precision under autocast: sums of sublayers and means need it.
         x = self.patch_dropout(self.patches(features).relu()).to(self.patches.weight.dtype)
         x, seen = self.patch_encoder(
@@ -512,7 +537,10 @@ class TransformerReporter(FlatModel):
         if state.tracing:
             views = state["view_mask"].shape[1]
             weights = torch.stack(seen, 1).permute(0, 3, 1, 2, 4)  # [N, T, layers, h, L]
-            weights = weights.unflatten(-1, (views, -1))
+            patches = weights.shape[-1] - self.further_tokens(state)
+            if patches < weights.shape[-1]:
+                trace = {"further_attention": weights[..., patches:], **trace}
+            weights = weights[..., :patches].unflatten(-1, (views, -1))
             trace = {"attention": weights[:, :, -1].mean(2), "cross_attention": weights, **trace}
         return log_probs, state.advance(trace, **moving)
 
@@ -536,7 +564,7 @@ class TransformerReporter(FlatModel):
         Dropout is what the model's mode says; call it in evaluation mode.
 
         Returns:
-            "patch_attention" ``[B, layers, h, V*S, V*S]``: encoder attention, row = reading patch.
+            "patch_attention" ``[B, layers, h, L, L]``: encoder attention, row = reading patch.
         """
         _, shared = self.encode_memory(len(batch))
         _, _, seen = self.look(batch, shared, trace=True)

@@ -103,18 +103,21 @@ class Checkpoints:
         """Keep these weights as the best; older ones go with the next :meth:`save_last`."""
         self._write(f"best-epoch-{epoch:06d}", model, None)
 
-    def save_last(self, model: nn.Module, trainer: dict[str, Any], *, step: int, best: int) -> None:
+    def save_last(
+        self, model: nn.Module, trainer: dict[str, Any], *, step: int, best: int | None
+    ) -> None:
         """Write the training state, then delete states and best weights that it supersedes.
 
         Args:
             model: weights to keep.
             trainer: plain values and tensors.
             step: minibatches done in all.
-            best: best epoch so far; 0 = none.
+            best: best epoch so far, if any.
         """
         name = f"step-{step:09d}"
         self._write(name, model, trainer)
-        self._remove(lambda path: path.name not in (name, f"best-epoch-{best:06d}"))
+        kept = {name} if best is None else {name, f"best-epoch-{best:06d}"}
+        self._remove(lambda path: path.name not in kept)
 
     def load_last(self, model: nn.Module) -> dict[str, Any] | None:
         """Load the newest training state; None if there is none.

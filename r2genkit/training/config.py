@@ -24,6 +24,8 @@ class TrainingConfig(BaseModel):
     lr_groups: dict[str, float] = Field(default_factory=dict)
     """Peak learning rate by parameter-name prefix, e.g. ``{"encoder": 5e-5}``; the longest
     matching prefix decides, 0 freezes the group, and a prefix that matches nothing is an error."""
+    frozen_epochs: dict[str, int] = Field(default_factory=dict)
+    """Epochs at the start in which a group of ``lr_groups`` does not learn, by its prefix."""
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0.0)
     weight_decay: float = Field(5e-5, ge=0.0)
@@ -57,6 +59,15 @@ class TrainingConfig(BaseModel):
     patience: int | None = Field(None, ge=1)
     """Stop after this many validations without a better score; None = never."""
 
+    validate_first: bool = False
+    """Also score the weights that training starts from, as epoch 0; they are kept if no epoch
+    beats them."""
+    stop_below: dict[str, float] = Field(default_factory=dict)
+    """Stop when a validation score falls below its floor, e.g. ``{"distinct %": 10}`` for reports
+    that all become the same; the best weights so far are kept and the result says why."""
+
+    log_every: int | None = Field(None, ge=1)
+    """Write the loss parts of every so many minibatches to ``steps.jsonl``."""
     checkpoint_steps: int | None = Field(None, ge=1)
     """Also write a checkpoint every so many minibatches (one is written after each epoch)."""
     precision: Literal["no", "bf16", "fp16"] = "no"
@@ -68,6 +79,14 @@ class TrainingConfig(BaseModel):
     def _agree(self) -> TrainingConfig:
         if self.clip_norm is not None and self.clip_value is not None:
             raise ValueError("clip by norm or by value, not both")
+        unknown = sorted(set(self.frozen_epochs) - set(self.lr_groups))
+        if unknown:
+            raise ValueError(
+                f"frozen_epochs names {', '.join(unknown)}, which lr_groups does not: give the "
+                "group a learning rate there"
+            )
+        if any(epochs < 0 for epochs in self.frozen_epochs.values()):
+            raise ValueError("frozen_epochs must not be negative")
         if any(lr < 0 for lr in self.lr_groups.values()):
             raise ValueError("learning rates in lr_groups must not be negative")
         if self.schedule == "inverse_sqrt" and not self.warmup_steps:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -33,8 +33,8 @@ from r2genkit.errors import KitError
 from r2genkit.text.vocabulary import Vocabulary
 from r2genkit.training.checkpoints import Checkpoints, load_weights
 from r2genkit.training.config import TrainingConfig
-from r2genkit.training.optimizers import Schedule, build_optimizer
-from r2genkit.training.progress import Board, FitResult, Progress, write_history
+from r2genkit.training.optimizers import Schedule, build_optimizer, freeze
+from r2genkit.training.progress import Board, FitResult, Progress, StepLog, write_history
 
 
 class TrainingLoader(Protocol):
@@ -111,6 +111,7 @@ def fit(
     if saved is not None and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(saved["scaler"])
     board = Board(folder, at.step, enabled=tensorboard and main)
+    steps = StepLog(folder / "steps.jsonl", at.step, every=config.log_every if main else None)
     clock = time.monotonic()
 
     def save() -> None:
@@ -125,11 +126,32 @@ def fit(
                 "progress": json.dumps(asdict(at)),
             }
             checkpoints.save_last(model, trainer, step=at.step, best=at.best_epoch)
+            steps.write()
         accelerator.wait_for_everyone()
 
+    def judge() -> dict[str, float]:
+        """Validate, keep the weights if they are the best so far, stop below a floor."""
+        scores = _scores(accelerator, model, validate, config, seed, at.epoch)
+        score = scores[config.select]
+        better = _better(score, at.best_score, config.mode)
+        if better:
+            at.best_epoch, at.best_score, at.waited = at.epoch, score, 0
+            if main:
+                checkpoints.save_best(model, at.epoch)
+        else:
+            at.waited += 1
+        if at.epoch:
+            schedule.after_validation(better)
+            at.stopped = _fallen(scores, config, at.epoch)
+        return scores
+
     try:
+        if config.validate_first and validate is not None and not at.step:
+            row: dict[str, Any] = {"epoch": 0, "step": 0, "lr": {}, "train": {}}
+            at.history = [{**row, "validation": judge(), "seconds": time.monotonic() - clock}]
         while not at.finished:
             wrapped.train()
+            freeze(optimizer, config, at.epoch)
             loader.set_epoch(at.epoch)
             loader.skip(at.epoch_steps)
             bar = tqdm(
@@ -154,6 +176,7 @@ def fit(
                 bar.update()
                 bar.set_postfix(loss=f"{at.sums['loss'] / at.epoch_steps:.3f}")
                 board.scalars("train", parts, at.step)
+                steps.add(at.step, parts)
                 # After the last minibatch the checkpoint is written with the validation below.
                 due = config.checkpoint_steps and at.step % config.checkpoint_steps == 0
                 if due and at.epoch_steps < per_epoch:
@@ -161,7 +184,7 @@ def fit(
             bar.close()
 
             at.epoch += 1
-            row: dict[str, Any] = {
+            row = {
                 "epoch": at.epoch,
                 "step": at.step,
                 "lr": {group["name"]: group["lr"] for group in optimizer.param_groups},
@@ -170,18 +193,9 @@ def fit(
             at.epoch_steps, at.sums = 0, {}
             last = at.epoch == config.epochs
             if validate is not None and (last or at.epoch % config.validate_every == 0):
-                row["validation"] = _scores(accelerator, model, validate, config, seed, at.epoch)
-                score = row["validation"][config.select]
-                better = _better(score, at.best_score, config.mode)
-                if better:
-                    at.best_epoch, at.best_score, at.waited = at.epoch, score, 0
-                    if main:
-                        checkpoints.save_best(model, at.epoch)
-                else:
-                    at.waited += 1
-                schedule.after_validation(better)
+                row["validation"] = judge()
             stop = config.patience is not None and at.waited >= config.patience
-            at.finished = last or stop
+            at.finished = last or stop or at.stopped is not None
             row["seconds"] = at.seconds + time.monotonic() - clock
             at.history.append(row)
             save()
@@ -191,17 +205,21 @@ def fit(
             board.scalars("validation", row.get("validation", {}), at.step)
     finally:
         board.close()
+        freeze(optimizer, config, None)  # whoever trains on finds everything free
         # Take mixed precision off again: accelerate wraps ``forward`` of the model object itself.
         accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
         vars(model).pop("forward", None)
-    if at.best_epoch:
+    if at.best_epoch is not None:
         load_weights(model, checkpoints.best())
+    if at.stopped and main:
+        tqdm.write(at.stopped)
     return FitResult(
-        best_epoch=at.best_epoch or at.epoch,
+        best_epoch=at.epoch if at.best_epoch is None else at.best_epoch,
         best_score=at.best_score,
         history=at.history,
         seconds=at.seconds,
         device=accelerator.device,
+        stopped=at.stopped,
     )
 
 
@@ -242,8 +260,12 @@ def _accelerator(config: TrainingConfig) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=not together)
     if config.precision == "fp16" and (cpu or not torch.cuda.is_available()):
         raise KitError("precision fp16 needs a CUDA device; use bf16 or no on this machine.")
+    # Processes wait for the gradient of every parameter, unless told that some get none.
+    frozen = DistributedDataParallelKwargs(find_unused_parameters=bool(config.frozen_epochs))
     return Accelerator(
-        mixed_precision=config.precision, cpu=processes.on_cpu(cpu) if together else cpu
+        mixed_precision=config.precision,
+        cpu=processes.on_cpu(cpu) if together else cpu,
+        kwargs_handlers=[frozen],
     )
 
 
@@ -268,6 +290,26 @@ def _scores(
             f"{', '.join(scores)}."
         )
     return scores
+
+
+def _fallen(scores: Mapping[str, float], config: TrainingConfig, epoch: int) -> str | None:
+    """One sentence on the first score below its floor in ``config.stop_below``; None if none is.
+
+    Raises:
+        KitError: a floor names no score.
+    """
+    for name, floor in config.stop_below.items():
+        if name not in scores:
+            raise KitError(
+                f"stop_below names {name!r}, which validation does not give: choose among "
+                f"{', '.join(scores)}."
+            )
+        if not scores[name] >= floor:
+            return (
+                f"training stopped after epoch {epoch}: validation {name} is {scores[name]:.4g}, "
+                f"below the floor of {floor:g}; the best weights so far are kept."
+            )
+    return None
 
 
 def _better(score: float, best: float | None, mode: str) -> bool:

@@ -59,6 +59,25 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
     )
 
 
+def freeze(optimizer: torch.optim.Optimizer, config: TrainingConfig, epoch: int | None) -> None:
+    """Let the groups of ``config.frozen_epochs`` rest in their first epochs.
+
+    What is frozen gets no gradient, so that no moments gather for it, and no backward pass runs
+    through a part of the model that is frozen as a whole.
+
+    Args:
+        optimizer: with the groups of :func:`parameter_groups`.
+        config: see ``frozen_epochs``.
+        epoch: 0-based; None: nothing rests any more.
+    """
+    for group in optimizer.param_groups:
+        if group["name"] in config.frozen_epochs:
+            for parameter in group["params"]:
+                parameter.requires_grad_(
+                    epoch is None or epoch >= config.frozen_epochs[group["name"]]
+                )
+
+
 def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1.0 + math.cos(math.pi * share)) / 2.0
 

@@ -18,12 +18,15 @@ class FitResult:
     """What training gives; the model itself holds the best weights.
 
     Attributes:
-        best_epoch: 1-based epoch with the best validation score; the last without validation.
+        best_epoch: 1-based epoch with the best validation score (0: the weights that training
+            started from); the last without validation.
         best_score: its score; None without validation.
         history: one entry per epoch: "epoch", "step", "lr" by group, "train" (mean loss parts),
             "validation" (scores, absent where not validated), "seconds" (since the start).
         seconds: wall time of training and validation, interrupted sessions included.
         device: where the model was trained and is now.
+        stopped: why training ended before its last epoch, one sentence; None if it did not, or
+            only for lack of patience.
     """
 
     best_epoch: int
@@ -31,6 +34,7 @@ class FitResult:
     history: list[dict[str, Any]]
     seconds: float
     device: torch.device
+    stopped: str | None = None
 
 
 @dataclass
@@ -41,10 +45,11 @@ class Progress:
     epoch_steps: int = 0  # minibatches done in the current epoch
     step: int = 0  # minibatches done in all
     sums: dict[str, float] = field(default_factory=dict)  # loss parts over the current epoch
-    best_epoch: int = 0  # 1-based; 0 = none yet
+    best_epoch: int | None = None  # 1-based; 0 = the weights that training started from
     best_score: float | None = None
     waited: int = 0  # validations since the best one
     finished: bool = False
+    stopped: str | None = None  # why, when a score fell below its floor
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -52,6 +57,35 @@ class Progress:
 def write_history(path: Path, history: list[dict[str, Any]]) -> None:
     """One JSON line per epoch; the file appears whole or not at all."""
     write_text(path, "".join(json.dumps(row) + "\n" for row in history))
+
+
+class StepLog:
+    """Loss parts of single minibatches in a JSON-lines file that follows the checkpoints.
+
+    An interrupted run goes on from its last checkpoint; what stood behind it is dropped.
+
+    Args:
+        path: the file.
+        step: minibatches done so far.
+        every: write one in so many minibatches; None does nothing at all.
+    """
+
+    def __init__(self, path: Path, step: int, *, every: int | None) -> None:
+        self.path, self.every = path, every
+        self.rows: list[dict[str, float]] = []
+        if every is not None and step and path.is_file():
+            kept = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+            self.rows = [row for row in kept if row["step"] <= step]
+
+    def add(self, step: int, parts: Mapping[str, float]) -> None:
+        """Remember the loss parts of minibatch ``step`` (1-based) if it is due."""
+        if self.every is not None and step % self.every == 0:
+            self.rows.append({"step": step, **parts})
+
+    def write(self) -> None:
+        """Write the file anew; it appears whole or not at all."""
+        if self.every is not None:
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
 
 class Board:

@@ -139,7 +139,9 @@ def history_figure(
             for title, history in histories.items():
                 group, name = key.split("/", 1)
                 points = [
-                    (entry["epoch"], entry[group][name]) for entry in history if group in entry
+                    (entry["epoch"], entry[group][name])
+                    for entry in history
+                    if name in entry.get(group, {})
                 ]
                 if points:
                     axis.plot(*zip(*points), marker="o", ms=3, label=title)

@@ -9,8 +9,9 @@ import pytest
 from r2genkit.corpora.mesh import FINDING_TYPES
 from r2genkit.errors import KitError
 from r2genkit.experiments import load_recipe, read_rows, read_run, run
-from r2genkit.experiments.recipe import recipe_names
+from r2genkit.experiments.recipe import RECIPES, recipe_names
 from r2genkit.models import MODELS
+from r2genkit.paths import runs_dir
 from r2genkit.training.checkpoints import Checkpoints
 
 TINY = (
@@ -261,3 +262,23 @@ def test_sentence_level_models_write_reports_of_one_view_and_of_two(name):
         assert report.endswith(".")
     for method in ("greedy", "beam", "sample"):
         assert system.report_of([images[study_id][0]], method=method).text
+
+
+def test_training_can_start_from_another_run(tmp_path):
+    recipe = tmp_path / "03_further.yaml"
+    text = (RECIPES / "03_show_tell.yaml").read_text(encoding="utf-8")
+    text = text.replace("run: 03_show_tell", "run: 03_further", 1)
+    recipe.write_text(text + "start_from: 03_show_tell\n", encoding="utf-8")
+    further = tiny_run(str(recipe), seed=1)
+    assert "training started from 03_show_tell" in further.row.notes
+    (base,) = (runs_dir() / "smoke" / "phantom").glob("03_show_tell-seed1-*/row.json")
+    start = read_run(base.parent)
+    assert start.recipe.data == further.recipe.data and start.recipe.model == further.recipe.model
+    assert start.recipe.start_from is None
+    assert further.recipe.start_from.fingerprint == start.recipe.fingerprint()
+    # Trained twice as long, it has moved on from where the other stopped.
+    assert further.history[0]["train"]["loss"] < start.history[0]["train"]["loss"]
+    text = text.replace("name: show_tell", "name: cascade", 1)
+    recipe.write_text(text + "start_from: 03_show_tell\n", encoding="utf-8")
+    with pytest.raises(KitError, match="trains the model show_tell and not cascade"):
+        load_recipe(recipe, profile="smoke")

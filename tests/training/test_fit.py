@@ -442,3 +442,115 @@ def test_trains_and_resumes_on_a_gpu(tmp_path, precision):
     assert result.device.type == "cuda"
     assert len(result.history) == 3
     assert next(model.parameters()).is_cuda
+
+
+# --- starting weights, floors, frozen groups, single minibatches ------------------------------
+
+
+def test_starting_weights_are_kept_where_no_epoch_beats_them(tmp_path):
+    model = small_model()
+    before = copy.deepcopy(model.state_dict())
+    config = TrainingConfig(epochs=2, select="score", validate_first=True)
+    options = {"config": config, "folder": tmp_path, "seed": 0, "progress": False}
+    result = fit(model, ToyLoader(), validate=scripted([0.5, 0.4, 0.5]), **options)
+    assert (result.best_epoch, result.best_score) == (0, 0.5)
+    assert [row["epoch"] for row in result.history] == [0, 1, 2]
+    assert "lr" in result.history[0] and result.history[0]["train"] == {}
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    better = fit(
+        small_model(), ToyLoader(), validate=scripted([0.5, 0.6, 0.1]), **options, resume=False
+    )
+    assert better.best_epoch == 1
+
+
+def test_training_stops_where_a_score_falls_below_its_floor(tmp_path):
+    config = TrainingConfig(epochs=5, select="score", stop_below={"distinct %": 10.0})
+    calls = []
+
+    def validate(model):
+        calls.append(1)
+        return {"score": float(len(calls)), "distinct %": 40.0 / len(calls) ** 2}
+
+    result = fit(
+        small_model(),
+        ToyLoader(),
+        config=config,
+        validate=validate,
+        folder=tmp_path,
+        seed=0,
+        progress=False,
+    )
+    assert len(result.history) == 3 and result.best_epoch == 3
+    assert "epoch 3" in result.stopped and "4.444" in result.stopped and "10" in result.stopped
+    again = fit(
+        small_model(),
+        ToyLoader(),
+        config=config,
+        validate=validate,
+        folder=tmp_path,
+        seed=0,
+        progress=False,
+    )
+    assert again.stopped == result.stopped and len(calls) == 3  # a finished run stays finished
+
+
+def test_an_unknown_floor_is_an_error(tmp_path):
+    config = TrainingConfig(epochs=1, select="score", stop_below={"distinct": 10.0})
+    with pytest.raises(KitError, match="stop_below names 'distinct'"):
+        fit(
+            small_model(),
+            ToyLoader(),
+            config=config,
+            validate=scripted([0.1]),
+            folder=tmp_path,
+            seed=0,
+            progress=False,
+        )
+
+
+def test_a_frozen_group_rests_and_then_learns(tmp_path):
+    config = TrainingConfig(
+        epochs=2, lr_groups={"embedding": 1e-3}, frozen_epochs={"embedding": 1}, select="score"
+    )
+    model = small_model()
+    start = model.embedding.words.weight.detach().clone()
+    output = model.output.weight.detach().clone()
+    seen = []
+
+    def validate(model):
+        seen.append((model.embedding.words.weight.clone(), model.output.weight.clone()))
+        return {"score": float(len(seen))}
+
+    fit(
+        model,
+        ToyLoader(),
+        config=config,
+        validate=validate,
+        folder=tmp_path,
+        seed=0,
+        progress=False,
+    )
+    (frozen, moved), (free, _) = seen
+    assert torch.equal(frozen, start) and not torch.equal(moved, output)
+    assert not torch.equal(free, start)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_frozen_epochs_want_a_learning_rate():
+    with pytest.raises(ValueError, match="frozen_epochs names encoder"):
+        TrainingConfig(epochs=1, frozen_epochs={"encoder": 1})
+
+
+def test_loss_parts_of_single_minibatches_survive_an_interruption(tmp_path):
+    config = TrainingConfig(epochs=2, select="score", log_every=2, checkpoint_steps=3)
+    options = {"config": config, "validate": likelihood(), "seed": 0, "progress": False}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    fit(small_model(), ToyLoader(), folder=whole, **options)
+    with pytest.raises(Interrupted):
+        fit(small_model(), ToyLoader(fail_at=11), folder=broken, **options)
+    fit(small_model(), ToyLoader(), folder=broken, **options)
+    assert (whole / "steps.jsonl").read_text() == (broken / "steps.jsonl").read_text()
+    rows = [json.loads(line) for line in (whole / "steps.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12, 14]
+    assert all("token_ce" in row for row in rows)
