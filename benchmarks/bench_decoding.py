@@ -102,6 +102,9 @@ class Ending(torch.nn.Module):
         begun = self.model.begin(topic, state)
         return begun.advance(left=torch.full_like(state["left"], SENTENCE - 1))
 
+    def tell(self, tokens: torch.Tensor, state: State) -> State:
+        return self.model.tell(tokens, state)
+
     def sentence_vectors(self, tokens: torch.Tensor) -> torch.Tensor | None:
         return self.model.sentence_vectors(tokens)
 

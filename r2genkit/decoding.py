@@ -355,6 +355,7 @@ class Writer:
                 sentence = _write(model.step, begun, within, never, uniform, before)
             words = sentence.tokens[:, 0]  # [R, words]
             page.add(rows, open_rows, sentence, going_on, layout.full_stop, trace)
+            state = model.tell(words, state)
             odds, state = model.read(model.sentence_vectors(words), state)
             stop, go = (nn.functional.logsigmoid(sign * odds.float()) for sign in (1, -1))
             wish = (stop.detach() + config.end_bias - go.detach()) / config.temperature

@@ -30,36 +30,7 @@ from r2genkit.models.base import (
     pooled_views,
     target_mask,
 )
-
-
-class WordEmbedding(nn.Module):
-    """Word vectors ``E w``, with the study's findings added to each (ours; no paper has it).
-
-    Feeding predicted finding probabilities at every word is what keeps small models from settling
-    on one normal report for every study.
-
-    Args:
-        vocabulary_size: K.
-        size: length of a word vector.
-        tag_count: F, finding probabilities per study; 0 = plain word vectors.
-    """
-
-    def __init__(self, vocabulary_size: int, size: int, tag_count: int) -> None:
-        super().__init__()
-        self.words = nn.Embedding(vocabulary_size, size)
-        nn.init.uniform_(self.words.weight, -0.1, 0.1)
-        self.tags = nn.Linear(tag_count, size, bias=False) if tag_count else None
-
-    def project_tags(self, tags: Tensor | None) -> dict[str, Tensor]:
-        """What a state keeps of the tags: ``{"tags": [N, size]}``, or nothing."""
-        return {} if self.tags is None else {"tags": self.tags(tags)}
-
-    def forward(self, tokens: Tensor, projected: Tensor | None) -> Tensor:
-        """Vectors ``[N, size]`` of tokens ``[N]``, or ``[N, T, size]`` of ``[N, T]``."""
-        vectors = self.words(tokens)
-        if projected is None:
-            return vectors
-        return vectors + (projected if tokens.ndim == 1 else projected.unsqueeze(1))
+from r2genkit.models.embedding import WordEmbedding
 
 
 class ShowTellConfig(ModelConfig):
@@ -71,6 +42,8 @@ class ShowTellConfig(ModelConfig):
     """On LSTM inputs and outputs."""
     views: int = Field(2, ge=1)
     """View slots concatenated into the image vector; an absent view counts as zeros."""
+    checklist: bool = False
+    """Strike findings off the list once they have been told (ours)."""
 
 
 class ShowTell(FlatModel):
@@ -85,7 +58,12 @@ class ShowTell(FlatModel):
 
     def __init__(self, config: ShowTellConfig, **sizes) -> None:
         super().__init__(config, **sizes)
-        self.embedding = WordEmbedding(self.vocabulary_size, config.embedding_size, self.tag_count)
+        self.embedding = WordEmbedding(
+            self.vocabulary_size,
+            config.embedding_size,
+            self.tag_count,
+            checklist=config.checklist,
+        )
         self.image = nn.Linear(config.views * self.feature_dim, config.embedding_size)  # W_i
         self.lstm = nn.LSTM(config.embedding_size, config.hidden_size, batch_first=True)
         self.output = nn.Linear(config.hidden_size, self.vocabulary_size)  # W_o
@@ -109,24 +87,24 @@ class ShowTell(FlatModel):
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """One LSTM step on the word ``tokens [N]``."""
-        words = self.dropout(self.embedding(tokens, state.fixed.get("tags")))
+        words, told = self.embedding.read(tokens.unsqueeze(1), state)
         memory = (state["h"].unsqueeze(0), state["c"].unsqueeze(0))
-        hidden, (h, c) = self.lstm(words.unsqueeze(1), memory)
+        hidden, (h, c) = self.lstm(self.dropout(words), memory)
         logits = self.output(self.dropout(hidden[:, 0]))
-        return logits.log_softmax(-1), state.advance(h=h[0], c=c[0])
+        return logits.log_softmax(-1), state.advance(h=h[0], c=c[0], **told)
 
     def unroll(self, batch: Batch, *, trace: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
         """Image and words in one fused LSTM call; this model has no trace."""
-        tags = self.embedding.project_tags(self.required_tags(batch)).get("tags")
-        first = self.image_vector(batch) + (0.0 if tags is None else tags)
-        words = self.embedding(batch.tokens[:, :-1], tags)
+        tags = self.embedding.project_tags(self.required_tags(batch))
+        first = self.image_vector(batch) + tags.get("tags", 0.0)
+        words, _ = self.embedding.read(batch.tokens[:, :-1], State({"first": first, **tags}))
         inputs = torch.cat([first.unsqueeze(1), words], 1)  # [B, T, E]
         hidden, _ = self.lstm(self.dropout(inputs), self.initial(batch))
         return self.output(self.dropout(hidden[:, 1:])).log_softmax(-1), {}
 
 
 class CascadeConfig(ShowTellConfig):
-    """Options of :class:`Cascade`."""
+    """Options of :class:`Cascade`; a checklist has nothing to strike off here."""
 
 
 class Cascade(ShowTell):
@@ -174,6 +152,8 @@ class ShowAttendTellConfig(ModelConfig):
     """The scalar ``beta_t`` of section 4.2.1."""
     doubly_stochastic: float = Field(1.0, ge=0.0)
     """lambda of eq. 14; 0 switches the regulariser off."""
+    checklist: bool = False
+    """Strike findings off the list once they have been told (ours)."""
     dropout: float = Field(0.5, ge=0.0, lt=1.0)
     """On word vectors and before the output layer."""
 
@@ -206,7 +186,9 @@ class ShowAttendTell(FlatModel):
     def __init__(self, config: ShowAttendTellConfig, **sizes) -> None:
         super().__init__(config, **sizes)
         words, hidden, patch = config.embedding_size, config.hidden_size, self.feature_dim
-        self.embedding = WordEmbedding(self.vocabulary_size, words, self.tag_count)
+        self.embedding = WordEmbedding(
+            self.vocabulary_size, words, self.tag_count, checklist=config.checklist
+        )
         self.initial_h = nn.Linear(patch, hidden)  # W_h0
         self.initial_c = nn.Linear(patch, hidden)  # W_c0
         self.beta = nn.Linear(hidden, 1) if config.gate else None  # W_b
@@ -246,7 +228,8 @@ class ShowAttendTell(FlatModel):
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """One word of either variant; see the class."""
-        words = self.dropout(self.embedding(tokens, state.fixed.get("tags")))
+        words, told = self.embedding.read(tokens.unsqueeze(1), state)
+        words = self.dropout(words[:, 0])
         if self.config.attention == "soft":
             h, c, context, *seen = self._attend_then_move(
                 self.from_word(words), state["h"], state["c"], state
@@ -257,7 +240,7 @@ class ShowAttendTell(FlatModel):
             hidden, (h, c) = self.lstm(inputs, memory)
             h, c = h[0], c[0]
             context, *seen = (x.squeeze(1) for x in self._attend_after(hidden, state))
-        new = state.advance(h=h, c=c)
+        new = state.advance(h=h, c=c, **told)
         if state.tracing:
             new.trace = self._trace(state, *seen)
         return self._predict(words, h, context), new
@@ -265,7 +248,7 @@ class ShowAttendTell(FlatModel):
     def unroll(self, batch: Batch, *, trace: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
         """ "soft": a loop over words around the least possible body; "post": no loop."""
         state = self.encode(batch)
-        words = self.dropout(self.embedding(batch.tokens[:, :-1], state.fixed.get("tags")))
+        words = self.dropout(self.embedding.read(batch.tokens[:, :-1], state)[0])
         if self.config.attention == "soft":
             h, c, steps = state["h"], state["c"], []
             for from_word in self.from_word(words).unbind(1):

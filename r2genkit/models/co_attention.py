@@ -80,6 +80,7 @@ class CoAttention(HierarchicalModel):
             dropout=config.dropout,
             topic_as="input",
             topic_everywhere=config.topic_everywhere,
+            checklist=config.checklist,
         )
         self.dropout = nn.Dropout(config.dropout)
 

@@ -50,6 +50,7 @@ class HierRNN(HierarchicalModel):
             tag_count=self.tag_count,
             dropout=config.dropout,
             topic_everywhere=config.topic_everywhere,
+            checklist=config.checklist,
         )
         self.dropout = nn.Dropout(config.dropout)
 

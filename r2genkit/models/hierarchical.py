@@ -16,6 +16,7 @@ report has the log-probability which ``score`` gives it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -33,7 +34,7 @@ from r2genkit.models.base import (
     target_mask,
     token_cross_entropy,
 )
-from r2genkit.models.cnn_rnn import WordEmbedding
+from r2genkit.models.embedding import WordEmbedding
 
 if TYPE_CHECKING:
     from r2genkit.decoding import Decoded, Writer
@@ -54,6 +55,8 @@ class HierarchicalConfig(ModelConfig):
     topic_everywhere: bool = False
     """Also add the topic, projected, to every word vector of its sentence (ours): the sentence
     level then learns from every word at once, not only through the start of the word LSTM."""
+    checklist: bool = False
+    """Strike findings off the list once they have been told, in whichever sentence (ours)."""
     dropout: float = Field(0.3, ge=0.0, lt=1.0)
     """On word vectors, topics and before the output layer."""
     views: int = Field(2, ge=1)
@@ -73,6 +76,7 @@ class WordDecoder(nn.Module):
         topic_as: "state" = ``h_0, c_0 = tanh(W topic)`` (the 2018 kit); "input" = the topic is the
             first input, before the begin mark (Krause et al. 2017, Jing et al. 2018).
         topic_everywhere: also add ``W topic`` to every word vector (ours).
+        checklist: strike told findings off (ours).
     """
 
     def __init__(
@@ -86,9 +90,12 @@ class WordDecoder(nn.Module):
         dropout: float = 0.0,
         topic_as: Literal["state", "input"] = "state",
         topic_everywhere: bool = False,
+        checklist: bool = False,
     ) -> None:
         super().__init__()
-        self.embedding = WordEmbedding(vocabulary_size, embedding_size, tag_count)
+        self.embedding = WordEmbedding(
+            vocabulary_size, embedding_size, tag_count, checklist=checklist
+        )
         self.topic_as = topic_as
         if topic_as == "state":
             self.initial_h = nn.Linear(topic_size, hidden_size)
@@ -104,30 +111,35 @@ class WordDecoder(nn.Module):
         self.output = nn.Linear(hidden_size, vocabulary_size)
         self.dropout = nn.Dropout(dropout)
 
-    def begin(self, topic: Tensor, tags: Tensor | None) -> State:
+    def begin(self, topic: Tensor, tags: Mapping[str, Tensor]) -> State:
         """State before the first word, N sentences.
 
         Args:
             topic: ``[N, P]``.
-            tags: ``[N, E]`` projected tags (``embedding.project_tags``), or None.
+            tags: what is known of the findings: "tags" ``[N, E]`` and "listed" ``[N, F]`` of
+                ``embedding.project_tags``, "told" ``[N, F]`` by earlier sentences; any may miss.
         """
         topic = self.dropout(topic)
-        parts = [] if tags is None else [tags]
+        parts = [tags["tags"]] if "tags" in tags else []
         if self.always is not None:
             parts.append(self.always(topic))
         fixed = {"added": sum(parts)} if parts else {}
+        if "listed" in tags:
+            fixed["listed"] = tags["listed"]
         if self.topic_as == "state":
             moving = {"h": self.initial_h(topic).tanh(), "c": self.initial_c(topic).tanh()}
         else:
-            first = self.first(topic) + (0.0 if tags is None else tags)
+            first = self.first(topic) + tags.get("tags", 0.0)
             _, (h, c) = self.lstm(first.unsqueeze(1))
             moving = {"h": h[0], "c": c[0]}
+        if "told" in tags:
+            moving["told"] = tags["told"]
         return State(fixed, moving)
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """One word: ``tokens [N]`` -> log-probabilities of the next ``[N, K]``, new state."""
-        hidden, (h, c) = self._run(tokens.unsqueeze(1), state)
-        return self.predict(hidden[:, 0]), state.advance(h=h[0], c=c[0])
+        hidden, (h, c), told = self._run(tokens.unsqueeze(1), state)
+        return self.predict(hidden[:, 0]), state.advance(h=h[0], c=c[0], **told)
 
     def unroll(self, tokens: Tensor, state: State) -> Tensor:
         """Teacher forcing: ``tokens [N, W]``, begin mark first -> LSTM outputs ``[N, W, H]``."""
@@ -137,9 +149,12 @@ class WordDecoder(nn.Module):
         """Log-probabilities ``[..., K]`` of LSTM outputs ``[..., H]``."""
         return self.output(self.dropout(hidden)).log_softmax(-1)
 
-    def _run(self, tokens: Tensor, state: State) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        words = self.dropout(self.embedding(tokens, state.fixed.get("added")))
-        return self.lstm(words, (state["h"].unsqueeze(0), state["c"].unsqueeze(0)))
+    def _run(
+        self, tokens: Tensor, state: State
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], dict[str, Tensor]]:
+        words, told = self.embedding.read(tokens, state, "added")
+        memory = (state["h"].unsqueeze(0), state["c"].unsqueeze(0))
+        return *self.lstm(self.dropout(words), memory), told
 
 
 def short_and_long(lengths: Tensor) -> list[tuple[Tensor, int]]:
@@ -272,13 +287,39 @@ class HierarchicalModel(ReportModel):
         return SentenceLayout(self.full_stop, self.config.sentences, self.config.words)
 
     def word_tags(self, batch: Batch) -> dict[str, Tensor]:
-        """The word level's share of a state: ``{"word_tags": [B, E]}``, or nothing."""
+        """The word level's share of a state: "word_tags" ``[B, E]``, with a checklist also
+        "word_listed" ``[B, F]``; nothing without tags.
+        """
         projected = self.words.embedding.project_tags(self.required_tags(batch))
         return {f"word_{name}": value for name, value in projected.items()}
 
+    def tell(self, words: Tensor, state: State) -> State:
+        """Strike off what a sentence has told, where there is a checklist.
+
+        Args:
+            words: ``[N, W]`` of the sentence, then end mark and padding 0.
+            state: of the sentence level.
+        """
+        checklist = self.words.embedding.checklist
+        if checklist is None or "word_listed" not in state.fixed:
+            return state
+        return state.advance(word_told=self._told(state) + checklist.spent(words).sum(1))
+
+    @staticmethod
+    def _told(state: State) -> Tensor:
+        """Sum of strikes ``[N, F]`` of the sentences before."""
+        told = state.moving.get("word_told")
+        return torch.zeros_like(state["word_listed"]) if told is None else told
+
+    def _findings(self, state: State) -> dict[str, Tensor]:
+        """What the word level is told of the findings before a sentence."""
+        named = {"tags": "word_tags", "listed": "word_listed"}
+        known = {name: state[own] for name, own in named.items() if own in state.fixed}
+        return {**known, "told": self._told(state)} if "listed" in known else known
+
     def begin(self, topic: Tensor, state: State) -> State:
         """State of the word level before the first word of a sentence on ``topic [N, P]``."""
-        return self.words.begin(topic, state.fixed.get("word_tags"))
+        return self.words.begin(topic, self._findings(state))
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """One word of a sentence; 0 is its begin and its end mark."""
@@ -297,18 +338,21 @@ class HierarchicalModel(ReportModel):
     def _unroll(self, batch: Batch, vectors: Tensor | None, trace: bool) -> Unrolled:
         state = self.encode(batch)
         state.tracing = trace
-        topics, stops, traces = [], [], []
+        topics, findings, stops, traces = [], [], [], []
         for place in range(batch.sentences.shape[1]):
             topic, state = self.plan(state)
             traces.append(state.trace)
+            findings.append(self._findings(state))
+            state = self.tell(batch.sentences[:, place, 1:], state)
             stop, state = self.read(None if vectors is None else vectors[:, place], state)
             topics.append(topic)
             stops.append(stop)
-        count = len(topics)
-        tags = state.fixed.get("word_tags")
         begun = self.words.begin(
             torch.stack(topics, 1).flatten(0, 1),
-            None if tags is None else tags.repeat_interleave(count, 0),
+            {
+                name: torch.stack([f[name] for f in findings], 1).flatten(0, 1)
+                for name in findings[0]
+            },
         )
         return Unrolled(
             self.words,

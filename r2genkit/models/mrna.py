@@ -121,6 +121,7 @@ class MRNA(HierarchicalModel):
             tag_count=self.tag_count,
             dropout=config.dropout,
             topic_everywhere=config.topic_everywhere,
+            checklist=config.checklist,
         )
         self.encoder_of_sentences = SentenceEncoder(words, config.channels)
         sentence = self.encoder_of_sentences.size

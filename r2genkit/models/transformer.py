@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from r2genkit.batches import Batch
 from r2genkit.errors import KitError
 from r2genkit.models.base import FlatModel, ModelConfig, State, flatten_views
+from r2genkit.models.embedding import WordEmbedding
 
 MAX_POSITIONS = 5000  # rows of the released position table
 
@@ -46,6 +47,8 @@ class TransformerConfig(ModelConfig):
     patch_projection: int | None = Field(None, ge=1)
     """First bring patch features to this length, linearly (2,048 puts an encoder with other
     channels in the place of a ResNet-101); None = not at all."""
+    checklist: bool = False
+    """Strike findings off the list once they have been told (ours)."""
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> TransformerConfig:
@@ -144,31 +147,6 @@ class Positions(nn.Module):
                 "use fewer patches or a smaller max_length."
             )
         return x + self.table[start:end]
-
-
-class TokenEmbedding(nn.Module):
-    """``sqrt(D) * E w`` (Vaswani et al., section 3.4), with the study's findings added (ours).
-
-    Args:
-        vocabulary_size: K.
-        size: D.
-        tag_count: F, finding probabilities per study; 0 = exactly the released embedding.
-    """
-
-    def __init__(self, vocabulary_size: int, size: int, tag_count: int) -> None:
-        super().__init__()
-        self.words = nn.Embedding(vocabulary_size, size)
-        self.tags = nn.Linear(tag_count, size, bias=False) if tag_count else None
-        self.factor = math.sqrt(size)
-
-    def project_tags(self, tags: Tensor | None) -> dict[str, Tensor]:
-        """What a state keeps of the tags: ``{"tags": [N, D]}``, or nothing."""
-        return {} if self.tags is None else {"tags": self.tags(tags) * self.factor}
-
-    def forward(self, tokens: Tensor, projected: Tensor | None) -> Tensor:
-        """Vectors ``[N, T, D]`` of tokens ``[N, T]``."""
-        vectors = self.words(tokens) * self.factor
-        return vectors if projected is None else vectors + projected.unsqueeze(1)
 
 
 class MultiHeadAttention(nn.Module):
@@ -410,7 +388,13 @@ class TransformerReporter(FlatModel):
         # att_embed in the released code
         self.patches = nn.Linear(config.patch_projection or self.feature_dim, config.size)
         self.patch_dropout = Dropout(config.patch_dropout)
-        self.embedding = TokenEmbedding(self.vocabulary_size, config.size, self.tag_count)
+        self.embedding = WordEmbedding(
+            self.vocabulary_size,
+            config.size,
+            self.tag_count,
+            checklist=config.checklist,
+            factor=math.sqrt(config.size),
+        )
         self.positions = Positions(config.size)
         self.dropout = Dropout(config.dropout)
         self.patch_encoder = PatchEncoder(config)
@@ -477,8 +461,8 @@ class TransformerReporter(FlatModel):
         As in the released code, patch projection and output layer keep PyTorch's default.
         """
         for module in (self.embedding, self.patch_encoder, self.decoder, *modules):
-            for parameter in module.parameters():
-                if parameter.dim() > 1:
+            for name, parameter in module.named_parameters():
+                if parameter.dim() > 1 and not name.startswith("checklist"):
                     nn.init.xavier_uniform_(parameter)
 
     def look(
@@ -517,9 +501,10 @@ class TransformerReporter(FlatModel):
         Returns:
             Log-probabilities ``[N, T, K]`` and the new state, its traces ``[N, T, ...]``.
         """
-        x = self.embedding(tokens, state.fixed.get("tags"))
+        x, told = self.embedding.read(tokens, state)
         x = self.positions(x, start=state["keys0"].shape[2])
         x, condition, moving, trace = self.embed_tokens(x, state)
+        moving |= told
         mask, seen = state["mask"][:, None, None], []
         given = condition if self.conditions_norms else None
         for number, layer in enumerate(self.decoder.layers):

@@ -12,6 +12,7 @@ from r2genkit.batches import Batch, collate
 from r2genkit.decoding import DecodingConfig, decode, search
 from r2genkit.errors import KitError
 from r2genkit.models import MODELS, FlatModel, build_model
+from r2genkit.models.embedding import Checklist
 
 torch.set_num_threads(1)
 
@@ -38,6 +39,15 @@ CASES = {
         {**R2GEN, "variant": "base", "label_smoothing": 0.1, "patch_positions": True},
     ),
     "cmn": ("cmn", {**LAYERS, "slots": 12, "read_slots": 3}),
+    "cmn, projected patches": (
+        "cmn",
+        {**LAYERS, "slots": 12, "read_slots": 3, "patch_projection": 5},
+    ),
+    "show_tell, checklist": ("show_tell", {**SMALL, "checklist": True}),
+    "soft, checklist": ("show_attend_tell", {**ATTEND, "checklist": True}),
+    "post, checklist": ("show_attend_tell", {**ATTEND, "attention": "post", "checklist": True}),
+    "r2gen, checklist": ("r2gen", {**R2GEN, "checklist": True}),
+    "cmn, checklist": ("cmn", {**LAYERS, "slots": 12, "read_slots": 3, "checklist": True}),
 }
 # Sizes with which eight studies can be learned by heart, quickly.
 LARGER = {
@@ -54,7 +64,16 @@ def build(case, *, tags=True, seed=0, **sizes):
     name, options = CASES[case]
     sizes = {"vocabulary_size": WORDS, "feature_dim": PATCH, **sizes}
     model = build_model(name, options, tag_count=TAGS if tags else 0, seed=seed, **sizes)
-    return model.eval()
+    return strike_more(model).eval()
+
+
+def strike_more(model, seed=0):
+    """Let words strike off as much as after training: at first they hardly do."""
+    generator = torch.Generator().manual_seed(seed)
+    for part in model.modules():
+        if isinstance(part, Checklist):
+            nn.init.uniform_(part.strikes.weight, -0.7, 0.3, generator=generator)
+    return model
 
 
 def make_batch(count=5, seed=0, views=2, tags=True):

@@ -19,7 +19,7 @@ from r2genkit.metrics.nlg import bleu_counts, bleu_from_counts
 from r2genkit.models import MODELS, HierarchicalModel, build_model
 from r2genkit.models.hierarchical import short_and_long
 from r2genkit.text.vocabulary import Vocabulary
-from tests.models.test_contract import PATCH, TAGS, WORDS, PixelEncoder
+from tests.models.test_contract import PATCH, TAGS, WORDS, PixelEncoder, strike_more
 
 torch.set_num_threads(1)
 
@@ -42,13 +42,17 @@ CASES = {
         "mrna",
         {**RECURRENT, "memory": "all", "tag_topic": True, "self_feeding": 0.5},
     ),
+    "hier_rnn, checklist": ("hier_rnn", {**SMALL, "checklist": True}),
+    "co_attention, checklist": ("co_attention", {**ATTEND, "top_tags": 3, "checklist": True}),
+    "mrna, checklist": ("mrna", {**RECURRENT, "checklist": True, "topic_everywhere": True}),
 }
 
 
 def build(case, *, seed=0, **sizes):
     name, options = CASES[case]
     sizes = {"vocabulary_size": WORDS, "feature_dim": PATCH, "tag_count": TAGS, **sizes}
-    return build_model(name, options, full_stop=STOP, seed=seed, **sizes).eval()
+    model = build_model(name, options, full_stop=STOP, seed=seed, **sizes)
+    return strike_more(model).eval()
 
 
 def make_batch(model, count=5, seed=0, ids=None):
@@ -111,6 +115,7 @@ def test_a_score_is_the_sum_over_steps(case):
             for before, after in pairwise(ids):
                 log_probs, word_state = model.step(before[None], word_state)
                 total += log_probs[0, after]
+            state = model.tell(ids[None, 1:], state)
             odds, state = model.read(model.sentence_vectors(ids[None, 1:]), state)
             stop = int(batch.stops[row, place])
             if stop >= 0:
