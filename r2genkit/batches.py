@@ -449,8 +449,10 @@ class Loader:
         drop_last: bool,
         num_workers: int,
         pin_memory: bool,
+        epoch_studies: int | None = None,
     ) -> None:
         self.dataset, self.batch_size, self.shuffle, self.seed = dataset, batch_size, shuffle, seed
+        self.epoch_studies = min(epoch_studies or len(dataset), len(dataset))
         self.sample_weights, self.bucket, self.drop_last = sample_weights, bucket, drop_last
         self.num_workers, self.pin_memory = num_workers, pin_memory
         self.epoch = 0
@@ -488,7 +490,7 @@ class Loader:
 
     def __len__(self) -> int:
         """Minibatches per epoch, whatever is skipped."""
-        full, rest = divmod(len(self.dataset), self.batch_size)
+        full, rest = divmod(self.epoch_studies, self.batch_size)
         return full + (rest > 0 and not self.drop_last)
 
     def order(self, epoch: int) -> np.ndarray:
@@ -496,19 +498,20 @@ class Loader:
 
         Without weights every study occurs once. With weights, study i is expected
         ``N w_i / sum(w)`` times and occurs that often rounded down or up (systematic resampling:
-        less noise than independent draws at the same expectation).
+        less noise than independent draws at the same expectation). With ``epoch_studies``, only
+        that many of them, by chance, others in every epoch.
         """
         n = len(self.dataset)
         if not self.shuffle:
             return np.arange(n)
         rng = numpy_rng(self.seed, f"loader/{epoch}")
         if self.sample_weights is None:
-            return rng.permutation(n)
+            return rng.permutation(n)[: self.epoch_studies]
         order = rng.permutation(n)  # so that which study is rounded up does not depend on position
         edges = np.cumsum(self.sample_weights[order])
         marks = (rng.random() + np.arange(n)) * (edges[-1] / n)
         drawn = order[np.minimum(np.searchsorted(edges, marks, side="right"), n - 1)]
-        return rng.permutation(drawn)
+        return rng.permutation(drawn)[: self.epoch_studies]
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         """Study positions of every minibatch of ``epoch``, all processes together."""
@@ -571,6 +574,7 @@ def make_loader(
     drop_last: bool = False,
     num_workers: int = 0,
     pin_memory: bool = False,
+    epoch_studies: int | None = None,
 ) -> Loader:
     """A loader over ``dataset``.
 
@@ -586,12 +590,18 @@ def make_loader(
         drop_last: leave out minibatches that are not full.
         num_workers: worker processes; of use for raw images only, cached features need none.
         pin_memory: page-lock the minibatches (CUDA only).
+        epoch_studies: end an epoch after so many studies; the next one draws others. None: after
+            as many as there are. Without shuffling it is ignored.
 
     Raises:
         KitError: empty data set, sizes below 1, or weights of the wrong number or sign.
     """
     if len(dataset) == 0:
         raise KitError("cannot load from an empty set of studies; check the split.")
+    if epoch_studies is not None and epoch_studies < batch_size:
+        raise KitError(
+            f"an epoch of {epoch_studies} studies does not fill one minibatch of {batch_size}."
+        )
     if batch_size < 1 or bucket < 1:
         raise KitError(f"batch_size ({batch_size}) and bucket ({bucket}) must be 1 or more.")
     if drop_last and len(dataset) < batch_size:
@@ -614,6 +624,7 @@ def make_loader(
         drop_last=drop_last,
         num_workers=num_workers,
         pin_memory=pin_memory,
+        epoch_studies=epoch_studies if shuffle else None,
     )
 
 

@@ -71,6 +71,17 @@ CORPORA: Mapping[str, CorpusInfo] = {
             reader="phantom:read_phantom",
         ),
         CorpusInfo(
+            name="phantom_shifted",
+            summary='"Another hospital": 200 test studies of the phantom, bodies, films, noise and '
+            "report style changed one by one or together; for testing only.",
+            synthetic=True,
+            licence=f"as phantom, i.e. {_OPENI_LICENCE}; the other style's words are the kit's own",
+            how_to_get="Nothing to do: rendered like phantom; `r2genkit data export` writes it as "
+            "a private folder.",
+            citation=_OPENI_CITATION,
+            reader="phantom_shifted:read_phantom_shifted",
+        ),
+        CorpusInfo(
             name="openi",
             summary="The Open-i collection: 3,955 reports, 7,470 radiographs (those you have).",
             synthetic=False,
@@ -122,7 +133,7 @@ def load_corpus(name: str, *, data_dir: Path | str | None = None, **options) -> 
     Args:
         name: a key of ``CORPORA``.
         data_dir: folder of the corpus; default: ``R2GENKIT_DATA`` where the corpus needs one. The
-            phantom corpus needs none and ignores it.
+            phantom corpora need none and ignore it.
         **options: passed to the reader, e.g. ``seed=0``, ``with_findings=False`` for "phantom".
 
     Raises:
@@ -131,9 +142,9 @@ def load_corpus(name: str, *, data_dir: Path | str | None = None, **options) -> 
     if name not in CORPORA:
         raise KitError(f"Unknown corpus {name!r}: choose one of {', '.join(CORPORA)}.")
     info = CORPORA[name]
-    if name != "phantom":
-        options["data_dir"] = resolve_data_dir(name, data_dir)
     reader = info.load_reader()
+    if "data_dir" in inspect.signature(reader).parameters:
+        options["data_dir"] = resolve_data_dir(name, data_dir)
     unknown = set(options) - set(inspect.signature(reader).parameters)
     if unknown:
         raise KitError(

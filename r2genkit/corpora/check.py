@@ -192,6 +192,7 @@ def check_corpus(
     readers: dict[str, Callable[[Path | None], tuple[list[Study], list[Problem]]]] = {
         "openi": _openi,
         "phantom": lambda folder: (load_corpus("phantom"), []),
+        "phantom_shifted": lambda folder: (load_corpus("phantom_shifted"), []),
         "r2gen": lambda folder: _r2gen(folder, annotation),
         "kit2018": _kit2018,
         "private": lambda folder: _private(folder, table),

@@ -16,19 +16,25 @@ Only ``study`` and an image column are needed; without reports the studies can b
 but not scored. In the long layout the report may stand in any one row of its study, or in all.
 Commas, semicolons or tabs separate columns (the header decides); UTF-8, with or without a mark.
 Image paths are relative to the folder, or to its ``images`` folder. Convert DICOM to PNG first.
+``write_private`` writes studies of any corpus in the long layout.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import re
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image
+
 from r2genkit.corpora.openi import IMAGE_SUFFIXES
 from r2genkit.errors import KitError
-from r2genkit.study import Projection, Study, View
+from r2genkit.files import replacing, write_text
+from r2genkit.study import Projection, Renderable, Section, Study, View
 
 TABLE = "studies.csv"
 
@@ -260,3 +266,50 @@ def read_private(data_dir: Path, table: str | Path | None = None) -> list[Study]
             lines.append(f"... and {len(problems) - 10} more problems.")
         raise KitError("\n".join(lines))
     return studies
+
+
+def write_private(
+    studies: Sequence[Study],
+    folder: Path,
+    *,
+    section: Section = "findings",
+    size: int = 224,
+    views: int = 2,
+) -> Path:
+    """Write studies as a private folder: images and studies.csv, the table last.
+
+    Args:
+        studies: of any corpus; file images are copied, rendered ones are drawn as PNG.
+        folder: new or empty.
+        section: what becomes the column ``report``.
+        size: side in pixels of rendered images.
+        views: views per study, at most; further ones are left out.
+
+    Returns:
+        Path of the table.
+
+    Raises:
+        KitError: the folder is not empty, or a study has no image.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise KitError(f"{folder}: is not empty; name a new folder, nothing is overwritten.")
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["study", "image", "view", "report"])
+    for study in studies:
+        usable = [view for view in study.views if view.image is not None][:views]
+        if not usable:
+            raise KitError(f"study {study.id} has no image: leave it out of the private folder.")
+        for number, view in enumerate(usable):
+            suffix = ".png" if isinstance(view.image, Renderable) else Path(view.image).suffix
+            name = f"{re.sub(r'[^A-Za-z0-9_-]', '_', study.id)}_{number}{suffix.lower()}"
+            with replacing(folder / "images" / name) as temporary:
+                if isinstance(view.image, Renderable):
+                    Image.fromarray(view.image.render(size)).save(temporary, format="PNG")
+                else:
+                    shutil.copyfile(view.image, temporary)
+            projection = "" if view.projection == "unknown" else view.projection
+            writer.writerow([study.id, name, projection, "" if number else study.text(section)])
+    write_text(folder / TABLE, table.getvalue())
+    return folder / TABLE

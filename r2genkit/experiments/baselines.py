@@ -18,6 +18,7 @@ from r2genkit.metrics.baselines import (
     MostFrequentReport,
     NearestImage,
     RandomReport,
+    RetrievedReport,
 )
 
 BASELINES: dict[str, Callable[..., Baseline]] = {
@@ -26,6 +27,7 @@ BASELINES: dict[str, Callable[..., Baseline]] = {
     "best_single": BestSingleReport,
     "constant": ConstantTemplate,
     "nearest_image": NearestImage,
+    "retrieved_report": RetrievedReport,
     "finding_oracle": FindingOracle,
 }
 ORACLES = ("finding_oracle",)
@@ -37,6 +39,7 @@ SELECTED_ON = {
     "best_single": "validation BLEU-4",
     "constant": "train + validation BLEU-4",
     "nearest_image": "nothing",
+    "retrieved_report": "nothing",
     "finding_oracle": "true findings of the test studies",
 }
 
@@ -49,6 +52,11 @@ def needs_features(name: str) -> bool:
 def needs_findings(name: str) -> bool:
     """Whether the baseline is told the true findings."""
     return "findings" in inspect.signature(_class(name)).parameters
+
+
+def needs_retriever(name: str) -> bool:
+    """Whether the baseline copies what the recipe's ``retrieval`` finds."""
+    return "retriever" in inspect.signature(_class(name)).parameters
 
 
 def _class(name: str) -> Callable[..., Baseline]:
@@ -64,6 +72,7 @@ def build_baseline(
     seed: int,
     features: PackedFeatures | None = None,
     findings: Mapping[str, Iterable[str]] | None = None,
+    retriever: Any = None,
 ) -> Baseline:
     """A baseline that is ready to be fitted.
 
@@ -73,13 +82,14 @@ def build_baseline(
         seed: the run's seed, for those that draw.
         features: patch features of all studies, for those that look at images.
         findings: true findings of all studies, for the oracle.
+        retriever: of the recipe (``r2genkit.retrieval.Retriever``), for what copies its reports.
 
     Raises:
         KitError: unknown name or option.
     """
     make = _class(name)
     known = inspect.signature(make).parameters
-    given = {"seed", "features", "study_ids", "findings"}
+    given = {"seed", "features", "study_ids", "findings", "retriever"}
     unknown = sorted(set(settings) - (set(known) - given))
     if unknown:
         allowed = ", ".join(sorted(set(known) - given)) or "none"
@@ -92,6 +102,8 @@ def build_baseline(
         options["study_ids"] = features.study_ids
     if "findings" in known:
         options["findings"] = findings or {}
+    if "retriever" in known:
+        options["retriever"] = retriever
     return make(**options)
 
 

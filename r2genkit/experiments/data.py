@@ -36,7 +36,7 @@ from r2genkit.experiments.recipe import (
     SamplingConfig,
     TextConfig,
 )
-from r2genkit.images import ImageTransform, PackedImages, RawImages, pack_images
+from r2genkit.images import ImageTransform, PackedImages, RawImages, pack_images, smaller_pack
 from r2genkit.metrics.findings import OTHER, POSITIVE, FindingLabeler, default_labeler
 from r2genkit.paths import data_dir as user_data_dir
 from r2genkit.seeds import numpy_rng
@@ -261,7 +261,8 @@ def prepare_images(
             else RawImages(studies)
         )
         return PreparedImages(network, images, None, pretraining)
-    images = pack_images(studies, size=encoder.image_size, progress=progress)
+    packed = pack_images(studies, size=encoder.packed_size or encoder.image_size, progress=progress)
+    images = smaller_pack(packed, encoder.image_size)
     if encoder.trainable:
         return PreparedImages(network, images, None, pretraining)
     features = cache_features(
@@ -333,6 +334,7 @@ def report_loader(
         batch_size or recipe.sampling.batch_size,
         seed=seed,
         sample_weights=_study_weights(text, ids, recipe.sampling),
+        epoch_studies=recipe.sampling.epoch_studies,
     )
 
 

@@ -154,6 +154,9 @@ class EncoderConfig(_Strict):
     name: str = "efficientnet_lite0"
     weights: str = "default"
     image_size: int = Field(224, ge=32)
+    packed_size: int | None = Field(
+        None, ge=32, description="side of the packed images that smaller ones are made from"
+    )
     trainable: bool = False
     pca: int | None = Field(None, ge=1, description="keep this many principal components")
     augment: Literal["none", "r2gen"] = "none"
@@ -163,6 +166,10 @@ class EncoderConfig(_Strict):
     def _one_origin(self) -> EncoderConfig:
         if _from_tags(self.weights) != (self.pretraining is not None):
             raise ValueError("weights: tags and a pretraining block need one another")
+        if self.packed_size is not None and self.packed_size < self.image_size:
+            raise ValueError(
+                "packed_size must be at least image_size: images are only made smaller"
+            )
         if self.pretraining is not None and self.pretraining.encoder != self.name:
             raise ValueError(
                 f"pre-training {self.pretraining.name} trains {self.pretraining.encoder} and not "
@@ -213,6 +220,9 @@ class SamplingConfig(_Strict):
     positive_weight: float = Field(1.0, gt=0, description="loss weight of positive sentences")
     sentence_order: Literal["written", "findings_first"] = Field(
         "written", description="order of the sentences of the reports to learn from"
+    )
+    epoch_studies: int | None = Field(
+        None, ge=1, description="end an epoch after so many studies, others in the next; None = all"
     )
 
 
@@ -319,9 +329,13 @@ class Recipe(_Strict):
         # A block that says nothing leaves the names of finished runs as they are.
         if self.encoder is not None and self.encoder.pretraining is None:
             del content["encoder"]["pretraining"]
+        if self.encoder is not None and self.encoder.packed_size is None:
+            del content["encoder"]["packed_size"]
         for key in ("retrieval", "start_from", "objective"):
             if content[key] is None:
                 del content[key]
+        if self.sampling.epoch_studies is None:
+            del content["sampling"]["epoch_studies"]
         return _digest(content)
 
 

@@ -7,6 +7,7 @@ an incomplete one is resumed from its last checkpoint.
 
 from __future__ import annotations
 
+import copy
 import json
 import shlex
 import time
@@ -31,6 +32,7 @@ from r2genkit.experiments.baselines import (
     build_baseline,
     needs_features,
     needs_findings,
+    needs_retriever,
 )
 from r2genkit.experiments.data import (
     PreparedImages,
@@ -399,16 +401,23 @@ def _baseline(job: _Job, text: PreparedText) -> _Outcome:
     recipe, seed = job.recipe, job.seed
     name = recipe.baseline.name
     features, notes = None, ()
-    if needs_features(name):
+    if needs_features(name) or needs_retriever(name):
         prepared = prepare_images(recipe.data, recipe.text, recipe.encoder, job.data_dir, job.bars)
         features, notes = prepared.features, prepared.notes
     start = time.perf_counter()
+    retriever = None
+    if needs_retriever(name):
+        tags = None
+        if recipe.tags:
+            tags = prepare_tags(recipe.tags, text, features, seed, progress=job.bars)
+        retriever = import_module(_RETRIEVING).prepare_retriever(recipe, text, prepared, tags, seed)
     baseline = build_baseline(
         name,
         recipe.baseline.settings,
         seed=seed,
         features=features,
         findings=text.true_findings() if needs_findings(name) else None,
+        retriever=retriever,
     )
     # The references of training and validation studies only: no test report reaches a baseline.
     baseline.fit(
@@ -467,7 +476,9 @@ def _fit(job: _Job, text: PreparedText) -> _Trained:
         vocabulary_size=len(text.vocabulary),
         feature_dim=_feature_dim(prepared),
         tag_count=0 if tags is None else len(tags.types),
-        encoder=prepared.encoder if prepared.features is None else None,
+        # A copy: what is prepared serves the next recipe of this process, which must not start
+        # from an encoder that this one has trained.
+        encoder=copy.deepcopy(prepared.encoder) if prepared.features is None else None,
         full_stop=text.vocabulary.full_stop,
         seed=seed,
     )

@@ -27,7 +27,7 @@ from r2genkit.errors import KitError
 from r2genkit.experiments.recipe import Recipe
 from r2genkit.experiments.tagging import sharpen
 from r2genkit.files import replacing
-from r2genkit.images import load_image
+from r2genkit.images import load_image, resize
 from r2genkit.models import build_model
 from r2genkit.models.base import ReportModel
 from r2genkit.paths import runs_dir
@@ -86,7 +86,7 @@ class TrainedSystem:
         images = self.encoder.preprocess(pixels).unsqueeze(0) * mask[:, :, None, None, None]
         batch = Batch(study_ids=("study",), images=images, features=None, view_mask=mask)
         if self.model.encoder is not None:
-            return batch
+            return self._retrieved(batch)
         features = self.encoder.encode_views(images, mask)
         if self.pca is not None:
             features = self.pca(features)
@@ -98,6 +98,9 @@ class TrainedSystem:
             probabilities = self.tags.model.logits(batch).sigmoid().numpy()
             told = sharpen(probabilities, config.sharpness, config.called_at)
             batch.tags = torch.from_numpy(told)
+        return self._retrieved(batch)
+
+    def _retrieved(self, batch: Batch) -> Batch:
         if self.retriever is not None:
             batch.neighbours = self.retriever.of_batch(batch)
         return batch
@@ -108,8 +111,11 @@ class TrainedSystem:
         Raises:
             KitError: a file is missing or unreadable.
         """
-        size = self.recipe.encoder.image_size
-        return [load_image(Path(path), size) for path in (frontal, lateral) if path is not None]
+        encoder = self.recipe.encoder
+        size, packed = encoder.image_size, encoder.packed_size or encoder.image_size
+        paths = (Path(path) for path in (frontal, lateral) if path is not None)
+        # In two steps where training images were made in two.
+        return [resize(load_image(path, packed), (size, size)) for path in paths]
 
     def report(
         self,

@@ -39,6 +39,12 @@ class Baseline(Protocol):
         ...
 
 
+class _Finds(Protocol):
+    """What a retriever offers to be copied from."""
+
+    def found(self, study_ids: Sequence[str], k: int) -> list[list[str]]: ...
+
+
 class CorpusBLEU:
     """Corpus BLEU of one fixed text against many references, in time linear in the text.
 
@@ -387,6 +393,43 @@ class NearestImage:
         asked = list(study_ids)
         nearest = self.neighbours(asked)
         return {study: self._train[near] for study, near in zip(asked, nearest)}
+
+
+class RetrievedReport:
+    """The report that a retriever finds first: what copying is worth beside writing.
+
+    Args:
+        retriever: ``found(study_ids, k)`` gives the ids of the k training studies most like each
+            study, best first (:class:`r2genkit.retrieval.Retriever`).
+    """
+
+    name = "retrieved report"
+
+    def __init__(self, retriever: _Finds) -> None:
+        self._retriever = retriever
+        self._train: dict[str, str] | None = None
+
+    def fit(self, train: Mapping[str, str], validation: Mapping[str, str]) -> Self:
+        """Remember the training reports; validation is not used."""
+        del validation
+        _texts(train)
+        self._train = dict(train)
+        return self
+
+    def predict(self, study_ids: Iterable[str]) -> dict[str, str]:
+        """The report of the training study found first, per study.
+
+        Raises:
+            KitError: the baseline was not fitted, or nothing was found for a study.
+        """
+        if self._train is None:
+            raise KitError(f"The baseline {self.name!r} was not fitted: call fit first.")
+        asked = list(study_ids)
+        found = self._retriever.found(asked, 1)
+        for study, names in zip(asked, found):
+            if not names:
+                raise KitError(f"Nothing is retrieved for study {study}: index more studies.")
+        return {study: self._train[names[0]] for study, names in zip(asked, found)}
 
 
 class MemorisationOracle:

@@ -257,7 +257,8 @@ def export_released(model: TransformerReporter, path: str | Path) -> None:
     carries anything. Without an image encoder in the model the file has no ResNet.
 
     Raises:
-        KitError: the format has no place for this model (tags, or a smaller R2Gen variant).
+        KitError: the format has no place for this model (tags, a patch projection, a smaller R2Gen
+            variant).
     """
     if not isinstance(model, (CMN, R2Gen)):
         raise KitError("only R2Gen and R2GenCMN models can be written in the released format.")
@@ -268,6 +269,11 @@ def export_released(model: TransformerReporter, path: str | Path) -> None:
         )
     if model.tag_count:
         raise KitError("the released format has no place for tags; train without them.")
+    if model.projection is not None:
+        raise KitError(
+            "the released format has no place for a patch projection; train without "
+            "patch_projection."
+        )
     name = getattr(model.encoder, "name", None)
     if model.encoder is not None and name != "resnet101":
         raise KitError(f"the released format holds a resnet101, and this model has {name}.")
