@@ -29,17 +29,18 @@ def environment_stamp(profile: str, corpus: str, seed: int, split: Split | None 
         print(f"split: {split.name}, {parts} studies, fingerprint {split.fingerprint[:16]}")
 
 
-def save_figure(figure: Figure, name: str, profile: str) -> Path:
+def save_figure(figure: Figure, name: str, profile: str, *, dpi: int = 110) -> Path:
     """Write ``figures/<name>.png`` (smoke figures go to the runs folder); atomic.
 
     Args:
         figure: what to save.
         name: "NN_what", NN being the number of the notebook.
         profile: budget of the run that drew it.
+        dpi: dots per inch; fewer for a large figure with many radiographs.
     """
     path = figures_dir(profile) / f"{name}.png"
     # No date or version in the file: the same figure is the same bytes.
-    options = {"format": "png", "dpi": 110, "bbox_inches": "tight", "metadata": {"Software": None}}
+    options = {"format": "png", "dpi": dpi, "bbox_inches": "tight", "metadata": {"Software": None}}
     with replacing(path) as temporary:
         figure.savefig(temporary, **options)
     return path
