@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 
 from IPython.display import HTML
@@ -182,9 +183,37 @@ def findings_html(
     labeler = labeler or default_labeler()
     name = f"r2genkit-findings-{next(_NUMBERS)}"
     style = f"<style>{_STYLE.format(id=name)}</style>"
+    parts = marked_parts(report, reference, labeler)
     if reference is None:
-        body = _paragraph(report, labeler, {})
-        return HTML(f'<div id="{name}">{style}{body}{_legend(False)}</div>')
+        return HTML(f'<div id="{name}">{style}{parts.report}{_legend(False)}</div>')
+    body = (
+        f"<h4>Report</h4>{parts.report}<h4>Reference</h4>{parts.reference}<ul>{parts.verdicts}</ul>"
+    )
+    return HTML(f'<div id="{name}">{style}{body}{_legend(True)}</div>')
+
+
+@dataclass(frozen=True)
+class MarkedParts:
+    """Pieces of marked HTML, for pages that place them themselves (style: ``findings_style``).
+
+    Attributes:
+        report: paragraph of the report.
+        reference: paragraph of the reference, "" without one.
+        verdicts: list items of hits, false and missed findings, "" without a reference.
+    """
+
+    report: str
+    reference: str = ""
+    verdicts: str = ""
+
+
+def marked_parts(
+    report: str, reference: str | None = None, labeler: FindingLabeler | None = None
+) -> MarkedParts:
+    """A report, and a reference if there is one, with findings marked (see ``findings_html``)."""
+    labeler = labeler or default_labeler()
+    if reference is None:
+        return MarkedParts(_paragraph(report, labeler, {}))
     verdicts = _compare(report, reference, labeler)
     lists = {
         "hit": [f for f, verdict in verdicts["report"].items() if verdict == "hit"],
@@ -197,9 +226,18 @@ def findings_html(
         f"{_escape('; '.join(sorted(labeler.titles[f] for f in names))) or '–'}</li>"
         for kind, names in lists.items()
     )
-    body = (
-        f"<h4>Report</h4>{_paragraph(report, labeler, verdicts['report'])}"
-        f"<h4>Reference</h4>{_paragraph(reference, labeler, verdicts['reference'])}"
-        f"<ul>{items}</ul>"
+    return MarkedParts(
+        _paragraph(report, labeler, verdicts["report"]),
+        _paragraph(reference, labeler, verdicts["reference"]),
+        items,
     )
-    return HTML(f'<div id="{name}">{style}{body}{_legend(True)}</div>')
+
+
+def findings_style(name: str) -> str:
+    """CSS of marked reports inside the element with the id ``name``."""
+    return _STYLE.format(id=name)
+
+
+def findings_legend(compared: bool) -> str:
+    """Legend of signs and colours; ``compared``: with those of a comparison."""
+    return _legend(compared)
