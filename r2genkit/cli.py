@@ -148,6 +148,25 @@ def data_render(
     typer.echo(f"{len(packed.study_ids)} studies at {size} x {size}: cache {packed.digest[:16]}")
 
 
+@data_app.command("export")
+def data_export(
+    folder: Annotated[Path, typer.Argument(help="New folder to write.")],
+    cause: Annotated[
+        str, typer.Option(help="What differs: none, habitus, film, noise, style or all.")
+    ] = "all",
+    studies: Annotated[int, typer.Option(help="How many.")] = 22,
+    seed: Seed = 0,
+) -> None:
+    """Write "another hospital" (phantom_shifted) as a private folder: PNGs and studies.csv."""
+    from r2genkit.corpora import load_corpus
+    from r2genkit.corpora.private import write_private
+
+    written = write_private(
+        load_corpus("phantom_shifted", seed=seed, cause=cause, studies=studies), folder
+    )
+    typer.echo(f"{studies} studies (synthetic phantom images): {written}")
+
+
 @data_app.command("audit")
 def data_audit(
     corpus: Annotated[str, typer.Argument(help="Which corpus.")] = "phantom",
@@ -318,12 +337,19 @@ def generate(
         Path | None, typer.Option(help="Save the attention figure to this file.")
     ] = None,
     method: Annotated[str, typer.Option(help="greedy, beam or sample.")] = "greedy",
+    check: Annotated[
+        bool, typer.Option(help="Warn where the images are unlike the training images.")
+    ] = True,
+    data_dir: DataDir = None,
 ) -> None:
     """Write a report for one study of one or two radiographs."""
     from r2genkit.experiments.trained import latest_run, load_trained
 
-    system = load_trained(run or latest_run())
+    folder = run or latest_run()
+    system = load_trained(folder)
     report = system.report(frontal, lateral, method=method, trace=attention is not None)
+    if check:
+        _warn_unfamiliar(folder, system, system.read(frontal, lateral), data_dir)
     if system.synthetic:
         typer.echo(
             "note: this model was trained on synthetic phantom images; what it writes about a "
@@ -334,6 +360,90 @@ def generate(
     if attention is not None:
         system.save_attention(report, frontal, lateral, attention)
         typer.echo(f"attention figure: {attention}", err=True)
+
+
+def _warn_unfamiliar(folder: Path, system, views: list, data_dir: Path | None) -> None:
+    """One sentence on stderr where the views of a study are unlike the training images."""
+    from r2genkit.experiments.familiarity import distances_of, warning
+
+    familiarity = _familiarity(folder, system, data_dir)
+    if familiarity is None:
+        return
+    (distances,) = distances_of(familiarity, system.encoder, system.batch(views))
+    told = warning(familiarity, distances, "this study")
+    if told:
+        typer.echo(f"warning: {told}", err=True)
+
+
+def _familiarity(folder: Path, system, data_dir: Path | None):
+    """The run's measure of unlike images; None, said in one sentence, where it cannot be made."""
+    from r2genkit.experiments import read_run
+    from r2genkit.experiments.familiarity import familiarity_of
+
+    try:
+        return familiarity_of(
+            read_run(folder, data_dir=data_dir),
+            system,
+            say=lambda sentence: typer.echo(f"note: {sentence}", err=True),
+        )
+    except KitError as error:
+        typer.echo(f"note: not checked for unlike images ({error})", err=True)
+        return None
+
+
+@app.command("private")
+def private_set(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Folder with images and studies.csv (r2genkit data check private)."),
+    ],
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of a trained run; default: the latest one.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where files go; default: private/ in the runs folder.")
+    ] = None,
+    table: Annotated[
+        str | None, typer.Option(help="Name of the CSV file if it is not studies.csv.")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="greedy, beam or sample; default: as the recipe, else there is no gap."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option(help="Warn where images are unlike the training images.")
+    ] = True,
+    data_dir: DataDir = None,
+) -> None:
+    """Read a folder of your own: reports, a gallery, and with references scores and the gap."""
+    from r2genkit.experiments import read_run
+    from r2genkit.experiments.private_set import read_private_set, save_private
+    from r2genkit.experiments.trained import latest_run, load_trained
+    from r2genkit.paths import runs_dir
+
+    chosen = run or latest_run()
+    system = load_trained(chosen)
+    familiarity = _familiarity(chosen, system, data_dir) if check else None
+    result = read_private_set(
+        read_run(chosen, data_dir=data_dir),
+        folder,
+        system=system,
+        familiarity=familiarity,
+        table=table,
+        method=method,
+    )
+    for study_id in result.unfamiliar:
+        typer.echo(f"warning: {result.warning(study_id)}", err=True)
+    if result.scores:
+        _echo_table(result.score_table())
+    if result.gap:
+        typer.echo("\nPrivate minus public test set of the run (each resampled by itself):\n")
+        _echo_table(result.gap_table())
+    for note in result.notes:
+        typer.echo(f"note: {note}")
+    place = out or runs_dir() / "private" / f"{folder.resolve().name}-{chosen.resolve().name}"
+    for path in save_private(result, place).values():
+        typer.echo(f"written: {path}")
 
 
 @app.command()

@@ -297,6 +297,7 @@ def write_private(
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["study", "image", "view", "report"])
+    used: set[str] = set()
     for study in studies:
         usable = [view for view in study.views if view.image is not None][:views]
         if not usable:
@@ -304,6 +305,9 @@ def write_private(
         for number, view in enumerate(usable):
             suffix = ".png" if isinstance(view.image, Renderable) else Path(view.image).suffix
             name = f"{re.sub(r'[^A-Za-z0-9_-]', '_', study.id)}_{number}{suffix.lower()}"
+            while name in used:  # ids that differ only in signs a file name cannot hold
+                name = f"_{name}"
+            used.add(name)
             with replacing(folder / "images" / name) as temporary:
                 if isinstance(view.image, Renderable):
                     Image.fromarray(view.image.render(size)).save(temporary, format="PNG")

@@ -38,11 +38,12 @@ from r2genkit.errors import KitError
 from r2genkit.experiments.data import PreparedText
 from r2genkit.experiments.familiarity import Familiarity, distances_of, far_views
 from r2genkit.experiments.familiarity import warning as unfamiliar_warning
+from r2genkit.experiments.recipe import EncoderConfig, load_recipe
 from r2genkit.experiments.runner import CONSTANT, RunResult, run
 from r2genkit.experiments.trained import TrainedSystem
 from r2genkit.experiments.verdict import evaluate_run
 from r2genkit.files import write_json, write_text
-from r2genkit.images import render_view
+from r2genkit.images import render_view, resize
 from r2genkit.metrics import ALL_METRICS, Evaluation, Scores
 from r2genkit.metrics.baselines import ConstantTemplate, MostFrequentReport
 from r2genkit.metrics.uncertainty import (
@@ -85,14 +86,16 @@ def views_of(study: Study) -> tuple[View, ...]:
     return (front, lateral)
 
 
-def pixels_of(study: Study, size: int) -> list[np.ndarray]:
-    """Grey images uint8 ``[size, size]`` of the views a system sees.
+def pixels_of(study: Study, encoder: EncoderConfig) -> list[np.ndarray]:
+    """Grey images uint8 ``[size, size]`` of the views a system sees, at its encoder's size.
 
     Raises:
         KitError: an image is missing or unreadable; the study is named.
     """
+    size, packed = encoder.image_size, encoder.packed_size or encoder.image_size
     try:
-        return [render_view(view, size) for view in views_of(study)]
+        # In two steps where training images were made in two.
+        return [resize(render_view(view, packed), (size, size)) for view in views_of(study)]
     except KitError as error:
         raise KitError(f"study {study.id}: {error}") from error
 
@@ -158,8 +161,7 @@ def read_studies(
 
 def _minibatch(system: TrainedSystem, studies: Sequence[Study]) -> Batch:
     """Minibatches of one study each, put together field by field."""
-    size = system.recipe.encoder.image_size
-    single = [system.batch(pixels_of(study, size)) for study in studies]
+    single = [system.batch(pixels_of(study, system.recipe.encoder)) for study in studies]
     joined = {}
     for each in dataclasses.fields(Batch):
         values = [getattr(batch, each.name) for batch in single]
@@ -306,6 +308,7 @@ class PrivateResult:
         gap: private minus public by name and metric.
         notes: what a reader must know, one sentence each.
         synthetic: whether the system was trained on rendered images.
+        encoder: says at which size images were read.
     """
 
     title: str
@@ -318,7 +321,7 @@ class PrivateResult:
     gap: dict[str, dict[str, Difference]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     synthetic: bool = True
-    image_size: int = 224
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     @property
     def hypotheses(self) -> dict[str, str]:
@@ -384,7 +387,7 @@ class PrivateResult:
             Card(
                 one,
                 [view.projection for view in views_of(known[one])],
-                pixels_of(known[one], self.image_size),
+                pixels_of(known[one], self.encoder),
                 self.readings[one].report,
                 self.references.get(one),
                 self.warning(one),
@@ -410,20 +413,15 @@ def trivial_reports(public: RunResult, text: PreparedText) -> dict[str, str]:
     train = {one: text.references[one] for one in text.split.train}
     validation = {one: text.references[one] for one in text.split.validation}
     row, recipe = public.row, public.recipe
-    base = run(
-        CONSTANT,
-        profile=row.profile,
-        corpus=row.corpus,
-        seed=row.seed,
-        data_dir=public.data_dir,
-        progress=False,
-    )
-    same = base.recipe.data == recipe.data and all(
-        getattr(base.recipe.text, name) == getattr(recipe.text, name)
-        for name in ("compat", "references", "min_count", "drop_full_stops")
+    where = {"profile": row.profile, "corpus": row.corpus}
+    base = load_recipe(CONSTANT, **where)
+    rules = ("compat", "references", "min_count", "drop_full_stops")
+    same = base.data == recipe.data and all(
+        getattr(base.text, name) == getattr(recipe.text, name) for name in rules
     )
     if same and recipe.text.references == "full":
-        constant = next(iter(base.hypotheses.values()))
+        found = run(CONSTANT, seed=row.seed, data_dir=public.data_dir, progress=False, **where)
+        constant = next(iter(found.hypotheses.values()))
     else:
         constant = ConstantTemplate().fit(train, validation).text
     frequent = MostFrequentReport().fit(train, validation).text
@@ -464,7 +462,7 @@ def read_private_set(
         readings=read_studies(system, studies, familiarity=familiarity, method=method),
         familiarity=familiarity,
         synthetic=system.synthetic,
-        image_size=system.recipe.encoder.image_size,
+        encoder=system.recipe.encoder,
     )
     notes = []
     if system.synthetic:
