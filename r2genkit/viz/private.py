@@ -223,8 +223,9 @@ def _write(axis, head: str, text: str | None, labeler: FindingLabeler, warning: 
             for name, label in labeler.label(text).items()
             if label == polarity and name != OTHER
         ]
-        for one in textwrap.wrap(", ".join(names), 58)[:3]:
-            axis.text(0, place, f"{SIGNS[polarity]} {one}", fontsize=8, va="top", color=colour)
+        for number, one in enumerate(textwrap.wrap(", ".join(names), 58)[:3]):
+            sign = SIGNS[polarity] if number == 0 else "  "
+            axis.text(0, place, f"{sign} {one}", fontsize=8, va="top", color=colour)
             place -= line
 
 

@@ -258,12 +258,14 @@ def test_missing_folder_is_named(tmp_path):
 
 
 def test_registry(monkeypatch):
-    assert list(CORPORA) == ["phantom", "openi", "r2gen", "kit2018", "private"]
-    assert [info.name for info in CORPORA.values() if info.synthetic] == ["phantom"]
+    names = ["phantom", "phantom_shifted", "openi", "r2gen", "kit2018", "private"]
+    assert list(CORPORA) == names
+    synthetic = [info.name for info in CORPORA.values() if info.synthetic]
+    assert synthetic == ["phantom", "phantom_shifted"]
     for info in CORPORA.values():
         assert callable(info.load_reader())
         assert info.summary and info.licence and info.how_to_get
-    with pytest.raises(KitError, match=r"mimic.*phantom, openi"):
+    with pytest.raises(KitError, match=r"mimic.*phantom, phantom_shifted, openi"):
         load_corpus("mimic")
     with pytest.raises(KitError, match="no option 'size'"):
         load_corpus("openi", size=3)

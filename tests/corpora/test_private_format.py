@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 from r2genkit.corpora import load_corpus
-from r2genkit.corpora.private import find_table, read_private, read_table
+from r2genkit.corpora.private import find_table, read_private, read_table, write_private
 from r2genkit.errors import KitError
+from r2genkit.study import Study
 
 
 @pytest.fixture
@@ -131,3 +132,21 @@ def test_ten_problems_then_a_count(folder):
         read_private(folder)
     lines = str(caught.value).splitlines()
     assert len(lines) == 11 and lines[-1] == "... and 4 more problems."
+
+
+def test_written_folder_reads_back(folder, tmp_path):
+    write(
+        folder,
+        'study,image,view,report\na/1,a_pa.png,pa,"Clear, ""really"".\nNew line"\na_1,b.jpg,,\n',
+    )
+    studies = read_private(folder)
+    table = write_private(studies, tmp_path / "copy")
+    again = read_private(table.parent)
+    assert [(s.id, s.findings_text) for s in again] == [(s.id, s.findings_text) for s in studies]
+    assert [v.projection for s in again for v in s.views] == ["frontal", "unknown"]
+    for study, copy in zip(studies, again, strict=True):
+        assert copy.views[0].image.read_bytes() == study.views[0].image.read_bytes()
+    with pytest.raises(KitError, match="not empty"):
+        write_private(studies, tmp_path / "copy")
+    with pytest.raises(KitError, match="study p9 has no image"):
+        write_private([Study("p9", (), "", "")], tmp_path / "third")

@@ -13,11 +13,12 @@ COMMANDS = [
     ["pretrain"],
     ["evaluate"],
     ["generate"],
+    ["private"],
     ["score"],
     ["compare"],
     ["reproduce"],
     ["table"],
-    *(["data", name] for name in ("list", "check", "download", "render", "audit")),
+    *(["data", name] for name in ("list", "check", "download", "render", "export", "audit")),
 ]
 
 
