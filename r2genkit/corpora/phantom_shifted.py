@@ -137,7 +137,7 @@ def phrase(finding: Finding) -> str:
         raise KitError(f"the other hospital has no words for {finding.name!r}.")
     sides = set(finding.sides)
     side = "bilateral " if {"left", "right"} <= sides else "".join(f"{s} " for s in sorted(sides))
-    where = {"hilum": " at the hilum", "retrocardiac": " behind the heart"}
+    where = {"hilum": " at the hilum", "retrocardiac": " in the retrocardiac region"}
     places = [where.get(place, f" in the {place}") for place in finding.locations[:1]]
     told = _PHRASES[finding.name].format(
         side=side,

@@ -51,6 +51,8 @@ TINY = (
     "scoring.swap=1",
 )
 
+WORDS = ("heart", "lungs", "clear", "normal", "size", "effusion", "no", "acute", "bones", "intact")
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
@@ -207,9 +209,8 @@ def test_another_decoding_method_has_no_gap(public, system, folder):
 
 def test_unpaired_gap_is_wider_than_either_set_alone():
     rng = np.random.default_rng(0)
-    words = "heart lungs clear normal size effusion no acute bones intact".split()
-    texts = [" ".join(rng.choice(words, 9)) for _ in range(80)]
-    wanted = [" ".join(rng.choice(words, 9)) for _ in range(80)]
+    texts = [" ".join(rng.choice(WORDS, 9)) for _ in range(80)]
+    wanted = [" ".join(rng.choice(WORDS, 9)) for _ in range(80)]
     small, large = evaluation(texts[:15], wanted[:15]), evaluation(texts[15:], wanted[15:])
     d = unpaired_difference(small, large)["BLEU-1"]
     assert d.value == pytest.approx(small.metrics["BLEU-1"] - large.metrics["BLEU-1"])
@@ -232,9 +233,8 @@ def test_paired_change_is_zero_for_equal_texts_even_with_other_references():
 
 def test_width_falls_with_the_root_of_the_number_of_studies():
     rng = np.random.default_rng(0)
-    words = "heart lungs clear normal size effusion no acute bones intact".split()
-    texts = [" ".join(rng.choice(words, 9)) for _ in range(200)]
-    scores = evaluation(texts, [" ".join(rng.choice(words, 9)) for _ in range(200)])
+    texts = [" ".join(rng.choice(WORDS, 9)) for _ in range(200)]
+    scores = evaluation(texts, [" ".join(rng.choice(WORDS, 9)) for _ in range(200)])
     table = widths_by_size(scores, ["BLEU-1"], [20, 80, 200])
     assert table.loc[20, "BLEU-1"] / table.loc[80, "BLEU-1"] == pytest.approx(2, rel=0.25)
     low, high = scores.intervals["BLEU-1"]
