@@ -384,7 +384,7 @@ def _familiarity(folder: Path, system, data_dir: Path | None):
         return familiarity_of(
             read_run(folder, data_dir=data_dir),
             system,
-            say=lambda sentence: typer.echo(f"note: {sentence}", err=True),
+            say=lambda told: typer.echo(f"note: {told} (--no-check leaves it out)", err=True),
         )
     except KitError as error:
         typer.echo(f"note: not checked for unlike images ({error})", err=True)

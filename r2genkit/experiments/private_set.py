@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from r2genkit.batches import Batch
@@ -166,9 +167,15 @@ def _minibatch(system: TrainedSystem, studies: Sequence[Study]) -> Batch:
     for each in dataclasses.fields(Batch):
         values = [getattr(batch, each.name) for batch in single]
         if isinstance(values[0], Tensor):
-            joined[each.name] = torch.cat(values)
+            joined[each.name] = _joined(values)
     joined["study_ids"] = tuple(study.id for study in studies)
     return Batch(**{"images": None, "features": None, **joined})
+
+
+def _joined(values: Sequence[Tensor]) -> Tensor:
+    """Tensors ``[1, ...]`` as ``[B, ...]``; token ids of unequal length are padded with 0."""
+    longest = max(value.shape[-1] for value in values)
+    return torch.cat([F.pad(value, (0, longest - value.shape[-1])) for value in values])
 
 
 # --- scoring ------------------------------------------------------------------------------------
@@ -503,7 +510,7 @@ def _score(
 ) -> None:
     """Fill in scores, public scores and gap."""
     recipe, seed = public.recipe, public.row.seed
-    changes: dict = {"external": False}
+    changes: dict = {"external": False, "train_texts": None}
     if meteor is not None:
         changes["meteor"] = meteor
     written = {result.title: result.hypotheses}
