@@ -36,9 +36,10 @@ from r2genkit.experiments.runner import rescore
 from r2genkit.metrics import evaluate_reports
 from r2genkit.study import Study, View
 
+# Fewer studies than worker processes are started for.
 TINY = (
-    "data.limit_train=40",
-    "data.limit_validation=10",
+    "data.limit_train=26",
+    "data.limit_validation=9",
     "data.limit_test=12",
     "encoder.image_size=96",
     "encoder.pca=16",
