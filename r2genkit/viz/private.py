@@ -23,7 +23,7 @@ from r2genkit.errors import KitError
 from r2genkit.metrics.findings import OTHER, FindingLabeler, default_labeler
 from r2genkit.metrics.uncertainty import SAME, Difference
 from r2genkit.viz.findings import SIGNS, findings_legend, findings_style, marked_parts
-from r2genkit.viz.metrics import BLUE, DARK, GREEN, GREY, ORANGE, RED, tag_synthetic
+from r2genkit.viz.metrics import BLUE, DARK, GREEN, GREY, ORANGE, RED
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,14 @@ def _card(card: Card, labeler: FindingLabeler) -> str:
 
 # --- figures ------------------------------------------------------------------------------------
 
+
+def _tagged(figure: Figure, synthetic: bool) -> Figure:
+    """Say at the foot that images are rendered; of the texts, some may be the kit's own style."""
+    if synthetic:
+        figure.supxlabel("synthetic phantom images", fontsize=7, color="0.4", x=0.995, ha="right")
+    return figure
+
+
 _POLARITIES = {"positive": "#d55e00", "uncertain": "#b8860b", "negative": "#1f83c4"}
 
 
@@ -201,7 +209,7 @@ def gallery_figure(
             axis.axis("off")
             _write(axis, head, text, labeler, card.warning if column == 0 else "")
     plt.close(figure)
-    return tag_synthetic(figure, synthetic)
+    return _tagged(figure, synthetic)
 
 
 def _write(axis, head: str, text: str | None, labeler: FindingLabeler, warning: str) -> None:
@@ -288,7 +296,7 @@ def gap_figure(
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
     plt.close(figure)
-    return tag_synthetic(figure, synthetic)
+    return _tagged(figure, synthetic)
 
 
 def distance_figure(
@@ -350,4 +358,4 @@ def distance_figure(
             axis.spines[side].set_visible(False)
     axes[0][0].invert_yaxis()
     plt.close(figure)
-    return tag_synthetic(figure, synthetic)
+    return _tagged(figure, synthetic)
