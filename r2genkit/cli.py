@@ -315,6 +315,44 @@ def pretrain(
 
 
 @app.command()
+def rates(
+    name: Annotated[
+        str, typer.Argument(help="A recipe whose encoder learns: 08_differential_rates.")
+    ],
+    encoder_lr: Annotated[list[float], typer.Option(help="Rate of the encoder; repeatable.")],
+    decoder_lr: Annotated[list[float], typer.Option(help="Rate of the rest; repeatable.")],
+    frozen: Annotated[int, typer.Option(help="Epochs before the encoder learns.")] = 0,
+    profile: Profile = "lab",
+    corpus: Corpus = None,
+    seed: Seed = 0,
+    data_dir: DataDir = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting: training.epochs=3.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option(help="Train again where a row stands.")] = False,
+) -> None:
+    """Train a recipe at several learning rates and say what they do, on validation studies."""
+    from r2genkit.experiments import rate_sweep
+
+    rows = rate_sweep.sweep(
+        name,
+        encoder_lr,
+        decoder_lr,
+        frozen=frozen,
+        profile=profile,
+        corpus=corpus,
+        seed=seed,
+        data_dir=data_dir,
+        overrides=set_ or [],
+        fresh=fresh,
+        progress=True,
+        report=lambda row: typer.echo(f"{row.label}: validation loss {row.best.loss:.3f}"),
+    )
+    _echo_table(rate_sweep.rate_table(rows))
+    typer.echo(f"\nlowest validation loss: {rate_sweep.choose(rows).label}")
+
+
+@app.command()
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
 ) -> None:

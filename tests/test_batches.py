@@ -258,6 +258,29 @@ def test_evaluation_order_and_drop_last():
     assert len(loader) == 2
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_short_epochs_draw_other_studies_each_time(weighted):
+    data = dataset(20)
+    weights = np.linspace(1, 2, 20) if weighted else None
+    loader = make_loader(data, 4, seed=3, sample_weights=weights, epoch_studies=10)
+    epochs = []
+    for epoch in range(12):
+        loader.set_epoch(epoch)
+        batches = list(loader)
+        assert len(batches) == len(loader) == 3
+        epochs.append([study_id for batch in batches for study_id in batch.study_ids])
+    assert all(len(ids) == 10 for ids in epochs)
+    assert epochs[0] != epochs[1] and {i for ids in epochs for i in ids} == set(data.study_ids)
+    # Enough studies for an epoch of all, or none asked for: as without the option.
+    whole = make_loader(data, 4, seed=3, sample_weights=weights)
+    for size in (20, 50, None):
+        same = make_loader(data, 4, seed=3, sample_weights=weights, epoch_studies=size)
+        assert [i.tolist() for i in same.plan(2)] == [i.tolist() for i in whole.plan(2)]
+    assert len(make_loader(data, 4, shuffle=False, epoch_studies=10)) == 5
+    with pytest.raises(KitError, match="3 studies does not fill one minibatch of 4"):
+        make_loader(data, 4, epoch_studies=3)
+
+
 def test_loader_and_dataset_refuse_bad_input():
     data = dataset(5)
     with pytest.raises(KitError, match="4 sample weights for 5"):

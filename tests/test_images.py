@@ -31,6 +31,7 @@ from r2genkit.images import (
     RawImages,
     load_image,
     pack_images,
+    smaller_pack,
 )
 from r2genkit.study import Renderable, Study, View
 
@@ -406,6 +407,28 @@ def test_pack_refuses_bad_input(tmp_path, monkeypatch):
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(KitError, match="R2GENKIT_CACHE"):
         pack_images([study(2, log)], size=64, cache_dir=tmp_path, progress=False)
+
+
+def test_a_smaller_pack_is_made_of_the_pixels_of_a_pack(tmp_path):
+    log = tmp_path / "log"
+    studies = [study(1, log), study(2, log, views=1)]
+    pack = pack_images(studies, size=24, cache_dir=tmp_path, progress=False)
+    drawn = len(rendered(log))
+    small = smaller_pack(pack, 8)
+    assert len(rendered(log)) == drawn  # nothing is rendered again
+    assert small["s1"].shape == (2, 8, 8) and small.size == 8
+    assert (small.study_ids, small.view_mask.tolist()) == (pack.study_ids, pack.view_mask.tolist())
+    transform = ImageTransform("resize", 8)
+    assert np.array_equal(small["s1"][1], transform(pack["s1"][1]))
+    assert small["s2"][1].sum() == 0
+    assert small.digest != pack.digest
+    assert smaller_pack(pack, 8).folder == small.folder
+    assert smaller_pack(pack, 24) is pack
+    # Pixels at second hand are not taken for those of a rendering at that size.
+    pack_images(studies, size=8, cache_dir=tmp_path, progress=False)
+    assert len(rendered(log)) == 2 * drawn
+    with pytest.raises(KitError, match="24 px cannot be made 32 px"):
+        smaller_pack(pack, 32)
 
 
 def test_damaged_neighbours_do_not_matter_but_a_damaged_pack_is_named(tmp_path):

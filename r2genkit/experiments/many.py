@@ -1,7 +1,8 @@
 """Several recipes and several seeds in one command, side by side in processes of one thread each.
 
 What runs share is made once before any of them starts: images and patch features in this process
-with all cores, tags by the processes themselves. A run that fails is reported and stops no other.
+with all cores, pre-trained encoders and tags by the processes themselves. A run that fails is
+reported and stops no other.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from r2genkit import processes
 from r2genkit.errors import KitError
 from r2genkit.experiments.data import prepare_images, prepare_text
 from r2genkit.experiments.environment import torch_threads
+from r2genkit.experiments.pretraining import pretrained
 from r2genkit.experiments.recipe import Recipe, load_recipe, recipe_names
 from r2genkit.experiments.results import ResultRow
 from r2genkit.experiments.runner import run, run_folder
@@ -182,13 +184,16 @@ def run_many(
     for name in names:
         recipe = load_recipe(name, profile=profile, corpus=corpus, overrides=options["overrides"])
         tasks += [_Task(name, seed, recipe, options) for seed in seeds]
-    broken = _prepare_images(tasks, progress)
-    done = [Finished(t.name, t.seed, error=broken[t.name]) for t in tasks if t.name in broken]
-    for finished in done:
-        report(finished)
-    ready = [task for task in tasks if task.name not in broken]
-    first = _one_per_tags(ready) if jobs > 1 else []
     with _Workers(min(jobs, len(tasks))) as workers:
+        # Whatever goes wrong with a pre-training goes wrong again below, where it is reported.
+        for _ in workers.map(_pretrain, _one_per_pretraining(tasks) if jobs > 1 else []):
+            pass
+        broken = _prepare_images(tasks, progress)
+        done = [Finished(t.name, t.seed, error=broken[t.name]) for t in tasks if t.name in broken]
+        for finished in done:
+            report(finished)
+        ready = [task for task in tasks if task.name not in broken]
+        first = _one_per_tags(ready) if jobs > 1 else []
         # Whatever goes wrong with tags goes wrong in the run again, which then says so.
         for _ in workers.map(_make_tags, first):
             pass
@@ -199,6 +204,23 @@ def run_many(
             done.append(outcome)
     order = [(task.name, task.seed) for task in tasks]
     return sorted(done, key=lambda finished: order.index((finished.name, finished.seed)))
+
+
+def _one_per_pretraining(tasks: Iterable[_Task]) -> list[_Task]:
+    """Of the runs that still need to be done, one for each encoder to be pre-trained."""
+    found: dict[tuple, _Task] = {}
+    for task in tasks:
+        recipe = task.recipe
+        if recipe.encoder is None or recipe.encoder.pretraining is None or task.finished:
+            continue
+        found.setdefault((recipe.data, recipe.text, recipe.encoder.pretraining), task)
+    return list(found.values())
+
+
+def _pretrain(task: _Task) -> None:
+    recipe = task.recipe
+    text = prepare_text(recipe.data, recipe.text, task.options["data_dir"])
+    pretrained(recipe.encoder.pretraining, text, progress=False)
 
 
 def _prepare_images(tasks: Sequence[_Task], progress: bool) -> dict[str, str]:

@@ -366,3 +366,60 @@ def test_placement_on_a_fake_gpu(name):
         assert features.device.type == "cuda"
         assert features.shape == (2, 2, 4, encoder.dim)
         assert features.requires_grad
+
+
+SWAPS = [
+    # name, numbers per patch, side of the grid at 64 and 112 pixels, has batch normalisation
+    ("efficientnet_lite0", 1280, (2, 4), True),
+    ("resnet18", 512, (2, 4), True),
+    ("resnet101", 2048, (2, 4), True),
+    ("densenet121", 1024, (2, 3), True),
+    ("xrv_densenet121", 1024, (2, 3), True),
+    ("efficientnet_b0", 1280, (2, 4), True),
+    ("mobilenet_v3_small", 576, (2, 4), True),
+    ("regnet_y_400mf", 440, (2, 4), True),
+    ("resnext50_32x4d", 2048, (2, 4), True),
+    ("convnext_tiny", 768, (2, 3), False),
+    ("swin_t", 768, (2, 4), False),
+]
+
+
+@pytest.mark.parametrize(("name", "dim", "sides", "normed"), SWAPS)
+def test_encoders_are_exchanged_by_name(name, dim, sides, normed):
+    """The same call, another network: shapes, grid, training modes, gradients."""
+    torch.manual_seed(0)
+    encoder = build_encoder(name, weights="none", trainable=True)
+    assert encoder.dim == dim
+    assert [encoder.grid(size) for size in (64, 112)] == [(side, side) for side in sides]
+    assert encoder.flops(112) > 2 * encoder.flops(64) > 0
+    norms = [m for m in encoder.body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert bool(norms) == normed
+    encoder.train()
+    assert encoder.body.training and not any(norm.training for norm in norms)
+    images = encoder.preprocess(pixels(3)).view(1, 3, 3, 64, 64)
+    mask = torch.tensor([[True, True, False]])
+    features = encoder.encode_views(images, mask)
+    assert features.shape == (1, 3, sides[0] ** 2, dim)
+    assert features[0, 2].abs().sum() == 0
+    features.abs().mean().backward()
+    first, last = (list(encoder.body.parameters())[i] for i in (0, -1))
+    assert first.grad is not None and first.grad.abs().sum() > 0
+    assert last.grad is not None
+    if normed:
+        drifting = build_encoder(name, weights="none", trainable=True, bn_eval=False)
+        drifting.train()
+        modes = [
+            m.training for m in drifting.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+        ]
+        assert all(modes)
+
+
+def test_r2gens_cut_leaves_nothing_of_a_densenet():
+    """``children()[:-2]`` is a ResNet without pooling and classifier, and an empty DenseNet."""
+    from torchvision import models
+
+    images = torch.rand(1, 3, 64, 64)
+    densenet = models.densenet121(weights=None)
+    empty = nn.Sequential(*list(densenet.children())[:-2])
+    assert len(empty) == 0 and empty(images) is images
+    assert build_encoder("densenet121", weights="none")(images).shape == (1, 4, 1024)

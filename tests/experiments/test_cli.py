@@ -11,6 +11,7 @@ COMMANDS = [
     ["doctor"],
     ["train"],
     ["pretrain"],
+    ["rates"],
     ["evaluate"],
     ["generate"],
     ["private"],

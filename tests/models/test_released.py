@@ -342,6 +342,7 @@ def test_missing_images_wrong_options_and_other_vocabularies_are_told(tmp_path):
     [
         ("r2gen", {"variant": "rm"}, 0, "no variant 'rm'"),
         ("cmn", {}, 4, "no place for tags"),
+        ("cmn", {"patch_projection": 12}, 0, "no place for a patch projection"),
         ("show_tell", {}, 0, "only R2Gen and R2GenCMN"),
     ],
 )
