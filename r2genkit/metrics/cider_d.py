@@ -309,8 +309,8 @@ def sentence_bleu(hypotheses: Tokens | Texts, references: Tokens | Texts) -> np.
 
     With m_n clipped matches among the t_n n-grams of a hypothesis of c words, r words in the
     reference: ``p_1 = m_1 / t_1``, ``p_n = (m_n + 1) / (max(t_n, 1) + 1)`` for n = 2..4, and
-    ``BLEU = min(1, exp(1 - r / c)) * (p_1 p_2 p_3 p_4)^(1/4)``; 0 without a common word. Unsmoothed,
-    a report would earn 0 unless it shares four words in a row with its reference.
+    ``BLEU = min(1, exp(1 - r / c)) * (p_1 p_2 p_3 p_4)^(1/4)``; 0 without a common word. Without
+    smoothing a report earns 0 unless it shares four words in a row with its reference.
 
     Args:
         hypotheses: N texts, see :func:`pack`.

@@ -20,7 +20,7 @@ Where this differs from that code:
   gradient by the cached decoder, then read once by teacher forcing, all words at a time. Both
   passes are in evaluation mode, so that the probability that is trained is exactly the one that was
   drawn from, and the policy is the model as it will be used. ``dropout: true`` gives the released
-  way: the graph of the sampling itself, dropout and all, at several times the cost.
+  way: the graph of the sampling itself, dropout and all; it needs more memory and time.
 * ``<unk>`` is never drawn. Its logit is masked *before* the softmax, in both passes: the
   probabilities of the other words are renormalised and the gradient stays that of what is drawn. To
   merely skip it while drawing would train probabilities that nothing was drawn from.
@@ -71,7 +71,7 @@ class SelfCriticalConfig(BaseModel):
     cross_entropy: float = Field(0.0, ge=0.0)
     """Weight of the usual loss on the reference, added to the self-critical one."""
     dropout: bool = False
-    """Draw and train with dropout on, as released; slower, see the module."""
+    """Draw and train with dropout on, as released; see the module."""
 
     @model_validator(mode="after")
     def _agree(self) -> SelfCriticalConfig:
@@ -130,7 +130,7 @@ class SelfCritical:
         Returns:
             Scalars. "loss"; "self_critical" and, where it has a weight, "cross_entropy" (its parts,
             unweighted); of the samples: "reward" and its parts by name, "baseline" (both means),
-            "advantage_sd", "entropy" (of the next word, natural units), "distinct %" (different
+            "advantage_sd", "entropy" (of the next word, natural units; without dropout only), "distinct %" (different
             texts among the samples of the minibatch), "finding-F1" (micro, of the minibatch) and
             "length" (words).
 
