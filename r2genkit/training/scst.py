@@ -129,10 +129,10 @@ class SelfCritical:
 
         Returns:
             Scalars. "loss"; "self_critical" and, where it has a weight, "cross_entropy" (its parts,
-            unweighted); of the samples: "reward" and its parts by name, "baseline" (both means),
-            "advantage_sd", "entropy" (of the next word, natural units; without dropout only), "distinct %" (different
-            texts among the samples of the minibatch), "finding-F1" (micro, of the minibatch) and
-            "length" (words).
+            unweighted); of the samples: "reward" and its parts by name, "baseline" (all of them
+            means), "advantage_sd", "entropy" (of the next word, in nats; not with dropout),
+            "distinct %" (different texts among the samples of the minibatch), "finding-F1" (micro,
+            of the minibatch) and "length" (words).
 
         Raises:
             KitError: a model that writes sentence by sentence, another vocabulary, or a study
