@@ -310,7 +310,8 @@ def sentence_bleu(hypotheses: Tokens | Texts, references: Tokens | Texts) -> np.
     With m_n clipped matches among the t_n n-grams of a hypothesis of c words, r words in the
     reference: ``p_1 = m_1 / t_1``, ``p_n = (m_n + 1) / (max(t_n, 1) + 1)`` for n = 2..4, and
     ``BLEU = min(1, exp(1 - r / c)) * (p_1 p_2 p_3 p_4)^(1/4)``; 0 without a common word. Without
-    smoothing a report earns 0 unless it shares four words in a row with its reference.
+    smoothing a report earns 0 unless it shares four words in a row with its reference. A text of
+    fewer than four words cannot reach 1.
 
     Args:
         hypotheses: N texts, see :func:`pack`.
@@ -342,7 +343,7 @@ def _bleu(found: Texts, wanted: Texts) -> np.ndarray:
         possible = np.maximum(found.lengths - order + 1, 1)
         with np.errstate(divide="ignore"):
             logs += np.log((matches + smooth) / (possible + smooth))
-    with np.errstate(divide="ignore", over="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         brevity = np.minimum(0.0, 1.0 - wanted.lengths / found.lengths.astype(np.float64))
     return np.where(found.lengths > 0, np.exp(logs / ORDERS + brevity), 0.0)
 
