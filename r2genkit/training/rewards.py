@@ -20,7 +20,6 @@ from r2genkit.text.vocabulary import Vocabulary
 
 RewardName = Literal["cider_d", "bleu4", "finding_f1"]
 
-_WHOLE = 10**9  # longer than any report: references are encoded uncut
 _REMEMBERED = 200_000
 
 
@@ -87,7 +86,8 @@ class Rewards:
     Args:
         weights: by name; the reward is the weighted sum. CIDEr-D lies in 0..10 and stays below 1
             for most reports, the others lie in 0..1.
-        references: report text by study id; the documents of CIDEr-D. Pass training studies only.
+        references: report text by study id, tokenised, as it is scored; the documents of CIDEr-D.
+            Pass training studies only.
         vocabulary: encodes references as the model encodes reports; rare words become ``<unk>``.
         sigma: see :class:`~r2genkit.metrics.cider_d.CiderD`.
         end: the end mark counts as a word of CIDEr-D. A reference always has one, a report only if
@@ -117,7 +117,8 @@ class Rewards:
             raise KitError("rewards need reference reports of the training studies; none given.")
         self.weights = {name: float(value) for name, value in weights.items() if value}
         self.rows = {study: row for row, study in enumerate(references)}
-        ids = [vocabulary.encode(text, _WHOLE)[1:] for text in references.values()]
+        # Word by word, not by ``encode``: a reference that was cut must not be cleaned again.
+        ids = [[*map(vocabulary.id, text.split()), vocabulary.eos] for text in references.values()]
         self._texts = pack(ids)
         self._cider = self._prepared = None
         if "cider_d" in self.weights:

@@ -88,9 +88,9 @@ class SelfCritical:
     Args:
         settings: of :class:`SelfCriticalConfig`.
         vocabulary: of the model.
-        references: report text by training study id; what samples are rewarded by, and CIDEr-D's
-            documents. In the order in which the report was written, also where the model learns its
-            sentences in another.
+        references: tokenised report by training study id; what samples are rewarded by, and
+            CIDEr-D's documents. In the order in which the report was written, also where the
+            model learns its sentences in another.
         seed: the run's seed.
         labeler: for finding-F1; default: the kit's.
 

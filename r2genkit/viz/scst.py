@@ -178,7 +178,7 @@ def moved_by_reward_figure(
         )
         for axis, metric in zip(axes[0], metrics):
             axis.axvline(0, color="0.4", lw=1)
-            for place, (title, found) in zip(places, differences.items()):
+            for place, found in zip(places, differences.values()):
                 d = found[metric]
                 color = "#8c8c8c" if d.low <= 0 <= d.high else "#1a9850" if d.low > 0 else "#d73027"
                 axis.plot([d.low, d.high], [place, place], color=color, lw=2)

@@ -99,6 +99,15 @@ def test_writing_on_to_the_largest_length_costs_the_end():
     assert silent(text[None], ["normal"])["reward"][0] == pytest.approx(10.0)
 
 
+def test_references_are_taken_word_by_word():
+    """A cut reference holds no full stop at its end and may hold <unk>: neither is cleaned away."""
+    cut = {"a": "the heart is <unk>", "b": "the lungs"}
+    rewards = Rewards({"cider_d": 1.0}, cut, VOCABULARY, end=False)
+    got = rewards._texts.ids[0, :4].tolist()
+    assert got == [*map(VOCABULARY.id, ("the", "heart", "is")), VOCABULARY.unk]
+    assert rewards._texts.lengths.tolist() == [4, 2]
+
+
 def test_wrong_rewards_are_refused():
     with pytest.raises(KitError, match="no reward 'bleu'; choose among cider_d, bleu4"):
         Rewards({"bleu": 1.0}, REPORTS, VOCABULARY)
