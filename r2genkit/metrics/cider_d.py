@@ -11,8 +11,8 @@ For n = 1..4, with h and r the counts of an n-gram g in hypothesis and reference
               * sum_n [ sum_g min(h, r) r idf(g)^2 / (|h idf|_n |r idf|_n) ]
 
 No n-gram is ever put into a dictionary. Every place of a text is compared with every place of the
-other, ``[N, T_r, T_h]``; the words that follow narrow equal words to equal n-grams; sums over one
-side are counts. A distinct n-gram that occurs h times stands at h places, so that a sum over
+other, ``[N, T_h, T_r]``; the words that follow narrow equal words to equal n-grams; the pairs left
+at a place are counted. A distinct n-gram that occurs h times stands at h places, so that a sum over
 distinct n-grams is a sum over places divided by h. The frequencies lie in one open hash table of
 packed n-grams, read for all places at once.
 
@@ -113,21 +113,29 @@ def counts_at(texts: Texts, others: Texts) -> Iterator[np.ndarray]:
     Yields:
         For n = 1..4: ``[N, T]``; 0 where no n-gram begins.
     """
-    kind = np.int16 if max(texts.ids.max(initial=0), others.ids.max(initial=0)) < 2**15 else None
-    mine, theirs = (t.ids.astype(kind) if kind else t.ids for t in (texts, others))
-    same_word = theirs[:, :, None] == mine[:, None, :]  # [N, T_o, T]
-    # What counts occurrences of one n-gram fits a byte unless texts are very long.
-    small = np.uint8 if theirs.shape[1] < 256 else np.uint16
-    same = same_word
+    places, theirs = _fenced(texts.ids, -1), _fenced(others.ids, -2)
+    count, width, depth = *places.shape, theirs.shape[1]
+    same = (places[:, :, None] == theirs[:, None, :]).reshape(-1)  # [N * (T + 1) * (T_o + 1)]
+    # Few pairs of places hold the same word, and fewer the same n words: only these are followed.
+    at = np.flatnonzero(same)
+    cell = at // depth
     for order in range(1, ORDERS + 1):
         if order > 1:
-            following = same_word[:, order - 1 :, order - 1 :]
-            same = same[:, : following.shape[1], : following.shape[2]] & following
-        found = np.zeros(mine.shape, small)
-        np.add.reduce(same.view(np.uint8), axis=1, dtype=small, out=found[:, : same.shape[2]])
-        # Padding equals padding, but no n-gram of a text holds any.
-        begins = np.arange(mine.shape[1]) <= texts.lengths[:, None] - order
-        yield found * begins
+            goes_on = same[at + (order - 1) * (depth + 1)]
+            at, cell = at[goes_on], cell[goes_on]
+        found = np.bincount(cell, minlength=count * width)
+        yield found.reshape(count, width)[:, :-1]
+
+
+def _fenced(ids: np.ndarray, pad: int) -> np.ndarray:
+    """Ids with another padding and a last column of it: ``[N, T] -> [N, T + 1]``.
+
+    With different paddings on both sides no n-gram reaches beyond a text, or into the next row.
+    """
+    kind = np.int16 if ids.max(initial=0) < 2**15 else np.int32
+    fenced = np.full((ids.shape[0], ids.shape[1] + 1), pad, dtype=kind)
+    np.copyto(fenced[:, :-1], ids, where=ids >= 0, casting="unsafe")
+    return fenced
 
 
 class _Table:
