@@ -156,7 +156,7 @@ class SelfCritical:
                     entropy = entropy.unflatten(0, (len(batch), -1))
         mask = sampled_mask(drawn)
         earned = self._earned(drawn.tokens, batch)
-        reward = torch.from_numpy(earned["reward"]).to(log_probs)  # [B, n]
+        reward = torch.from_numpy(earned["reward"]).float().to(log_probs.device)  # [B, n]
         baseline = self._baseline(model, batch, reward, never)
         advantage = reward - baseline
         loss = policy_loss(log_probs, advantage, mask)
@@ -218,7 +218,8 @@ class SelfCritical:
             return leave_one_out(reward)
         with training_mode(model, False), torch.no_grad():  # the released code's greedy pass
             best = draw(model, batch, self.config, never, seed=None)
-        return torch.from_numpy(self._earned(best.tokens, batch)["reward"]).to(reward)
+        earned = self._earned(best.tokens, batch)["reward"]
+        return torch.from_numpy(earned).float().to(reward.device)
 
 
 def leave_one_out(reward: Tensor) -> Tensor:
