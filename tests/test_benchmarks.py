@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import bench_models, bench_transformer
+from benchmarks import bench_cider_d, bench_models, bench_transformer
 from r2genkit.experiments import load_recipe
 from r2genkit.models import MODELS
 
@@ -39,6 +39,26 @@ def test_the_table_gives_ratios_to_show_and_tell():
     lines = bench_models.table([other, row | {"model": "show_tell"}]).splitlines()
     assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
     assert lines[2].count("5 (0.50)") == lines[3].count("10 (1.00)") == len(bench_models.COLUMNS)
+
+
+def test_both_references_of_the_cider_benchmark_agree():
+    """Frequencies handed in, or counted on everything that is scored: the same numbers."""
+    texts = [
+        "the heart is normal .",
+        "no effusion .",
+        "the lungs are clear .",
+        "no effusion seen .",
+    ]
+    counter = bench_cider_d.CiderScorer()
+    for text in texts:
+        counter += (text, [text])
+    counter.compute_doc_freq()
+    found = ["the heart is clear .", "effusion ."]
+    given = bench_cider_d.coco_with_frequencies(
+        found, texts[:2], counter.document_frequency, len(texts)
+    )
+    assert given == pytest.approx(bench_cider_d.coco_whole(found, texts[:2], texts[2:]))
+    assert given.min() > 0
 
 
 def test_growth_is_drawn_in_four_labelled_panels(tmp_path):
