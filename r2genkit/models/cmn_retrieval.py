@@ -76,7 +76,7 @@ class ReportEncoder(nn.Module):
         self.project = nn.Linear(size, feature_dim)
         # No shift: the type embedding is one.
         self.norm = nn.LayerNorm(feature_dim, bias=False)
-        self.type = nn.Parameter(torch.randn(feature_dim) / math.sqrt(feature_dim))
+        self.type_embedding = nn.Parameter(torch.randn(feature_dim) / math.sqrt(feature_dim))
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Read K reports per study.
@@ -103,7 +103,7 @@ class ReportEncoder(nn.Module):
                 hidden = ~word & present[:, None]
                 x = self.body(x, src_key_padding_mask=hidden)
             vectors = (x * word.unsqueeze(-1)).sum(1) / count.clamp_min(1).unsqueeze(-1)
-        vectors = self.norm(self.project(vectors)) + self.type
+        vectors = self.norm(self.project(vectors)) + self.type_embedding
         vectors = vectors * present.unsqueeze(-1)
         shape = tokens.shape[:2]
         return vectors.unflatten(0, shape), present.unflatten(0, shape)
