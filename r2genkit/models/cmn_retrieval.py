@@ -10,7 +10,8 @@ nothing else is published:
 * ``Linear -> LayerNorm`` bring it to length and scale of a patch feature, and one vector for all
   reports, the type embedding, tells them from patches;
 * they stand **behind** the patches, whose positions 0 ... V*S - 1 are those of R2GenCMN; the k-th
-  neighbour has position V*S + k - 1, so the model can know its rank;
+  neighbour has position V*S + k - 1, so the model can know its rank. V is the number of views that
+  the model was built for: where a minibatch has fewer slots, absent views fill them;
 * a neighbour that is not there is masked like an absent view.
 
 From there on a report is treated as a patch: projected, answered by the memory, encoded, attended.
@@ -35,6 +36,8 @@ from r2genkit.models.cmn import CMN, CMNConfig
 class CMNRetrievalConfig(CMNConfig):
     """Options of :class:`CMNRetrieval` beside those of R2GenCMN."""
 
+    views: int = Field(2, ge=1)
+    """V, views that stand before the reports."""
     report_encoder: Literal["mean", "gru", "transformer"] = "mean"
     """How the words of a retrieved report become one vector."""
     report_size: int = Field(128, ge=2)
@@ -133,16 +136,24 @@ class CMNRetrieval(CMN):
         """Patch features and report vectors ``[B, V*S + K, D]``, and which are there.
 
         Raises:
-            KitError: nothing was retrieved for this minibatch.
+            KitError: nothing was retrieved for this minibatch, or it has too many views.
         """
-        features, mask = flatten_views(self.patch_features(batch), batch.view_mask)
+        features, view_mask = self.patch_features(batch), batch.view_mask
         if batch.neighbours is None:
             raise KitError(
                 "the model reads retrieved reports and this minibatch has none; fill "
                 "batch.neighbours (K = 0 is a tensor of shape [B, 0, L])."
             )
         if not batch.neighbours.shape[1]:
-            return features, mask
+            return flatten_views(features, view_mask)
+        absent = self.config.views - features.shape[1]
+        if absent < 0:
+            raise KitError(
+                f"studies with {features.shape[1]} views do not fit a model built for "
+                f"{self.config.views}; set its option views to {features.shape[1]}."
+            )
+        features = nn.functional.pad(features, (0, 0, 0, 0, 0, absent))
+        features, mask = flatten_views(features, nn.functional.pad(view_mask, (0, absent)))
         vectors, present = self.reports(batch.neighbours)
         return torch.cat([features, vectors], 1), torch.cat([mask, present], 1)
 
@@ -173,10 +184,11 @@ class CMNRetrieval(CMN):
         log_probs, state = super().read(tokens, state)
         if state.tracing:
             count, views = state["neighbour_mask"].shape[1], state["views"].shape[1]
+            slots = self.config.views if count else views
             for name, own in (("attention", "neighbours"), ("cross_attention", "cross_neighbours")):
                 whole = state.trace[name].squeeze(-2)  # [..., V*S + K]
                 patches = whole[..., : whole.shape[-1] - count]
-                state.trace[name] = patches.unflatten(-1, (views, -1))
+                state.trace[name] = patches.unflatten(-1, (slots, -1))[..., :views, :]
                 if count:
                     state.trace[own] = whole[..., patches.shape[-1] :]
         return log_probs, state
@@ -189,7 +201,8 @@ class CMNRetrieval(CMN):
         """
         traces = super().patch_traces(batch)
         seen = traces["patch_attention"]
-        count = seen.shape[-1] - batch.neighbours.shape[1]
-        traces["patch_attention"] = seen[..., :count, :count]
-        traces["patch_neighbours"] = seen[..., :count, count:]
+        own = batch.view_mask.shape[1] * traces["slots"].shape[2]  # patches of this minibatch
+        first = seen.shape[-1] - batch.neighbours.shape[1]
+        traces["patch_attention"] = seen[..., :own, :own]
+        traces["patch_neighbours"] = seen[..., :own, first:]
         return traces
