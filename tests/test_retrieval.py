@@ -368,4 +368,6 @@ def test_overlap_by_hand():
     got = overlap([["p", "q"], ["r", "p"]], findings, ["s", "t"])
     # Pairs: (s,p) 1 hit of 1 shown, 2 wanted; (s,q) 1 of 2, 2; (t,r) 0 of 0, 0; (t,p) 0 of 1, 0.
     assert got == {"precision": 2 / 4, "recall": 2 / 4, "F1": 4 / 8, "any": 1.0}
-    assert overlap([["r"]], findings, ["t"]) == dict.fromkeys(("precision", "recall", "F1", "any"), 0.0)
+    assert overlap([["r"]], findings, ["t"]) == dict.fromkeys(
+        ("precision", "recall", "F1", "any"), 0.0
+    )

@@ -16,7 +16,7 @@ from filelock import FileLock
 from pydantic import ValidationError
 from torch import Tensor
 
-from r2genkit.encoders.features import PackedFeatures, cache_features, ids_fingerprint
+from r2genkit.encoders.features import PackedFeatures, cache_features
 from r2genkit.encoders.networks import Encoder, build_encoder
 from r2genkit.encoders.tags import TagConfig, Tags, crossfit_tags
 from r2genkit.errors import KitError

@@ -57,7 +57,9 @@ def test_without_reports_it_is_r2gencmn_bit_for_bit(kind, training):
     for name, parameter in plain.named_parameters():
         assert torch.equal(parameter.grad, ours.get_parameter(name).grad), name
     texts = [
-        decode(m.eval(), batch, DecodingConfig(method="beam", beam_size=3, max_length=7), trace=True)
+        decode(
+            m.eval(), batch, DecodingConfig(method="beam", beam_size=3, max_length=7), trace=True
+        )
         for m in (plain, ours)
     ]
     for (a,), (b,) in zip(*texts):
