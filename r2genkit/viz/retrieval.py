@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from r2genkit.errors import KitError
 from r2genkit.metrics.findings import POSITIVE, FindingLabeler
+from r2genkit.study import Hypothesis
 from r2genkit.text.sentences import split_sentences
 from r2genkit.viz.results import _finish
 
@@ -163,25 +164,80 @@ def gallery_figure(
     return _finish(figure, synthetic)
 
 
-def share_figure(
-    ranks: np.ndarray,
-    chance: float,
-    words: Sequence[tuple[str, float]],
-    *,
-    stating: float,
-    others: float,
-    synthetic: bool,
-) -> Figure:
+@dataclass(frozen=True)
+class Shares:
+    """Attention to neighbours, mean over words.
+
+    Attributes:
+        ranks: share of each of K neighbours ``[K]``.
+        chance: share of one neighbour if all that was there were read alike.
+        words: (word, share of all neighbours), largest first.
+        stating: share over words of sentences that state a finding (NaN if there are none).
+        others: over all other words (NaN if there are none).
+    """
+
+    ranks: np.ndarray
+    chance: float
+    words: list[tuple[str, float]]
+    stating: float
+    others: float
+
+
+def neighbour_shares(
+    hypotheses: Sequence[Hypothesis], labeler: FindingLabeler, *, least: int = 10, most: int = 12
+) -> Shares:
+    """Shares of the last layer's attention that neighbours get while reports are written.
+
+    Args:
+        hypotheses: decoded with traces by a model with retrieval.
+        labeler: finds what sentences state.
+        least: how often a word must have been written to be listed.
+        most: words listed.
+
+    Raises:
+        KitError: no hypothesis has a trace of neighbours.
+    """
+    traced = [h for h in hypotheses if "neighbours" in h.trace and len(h.tokens)]
+    if not traced:
+        raise KitError("no report has a trace of neighbours; decode with trace=True and K above 0.")
+    ranks, alike, by_word = [], [], {}
+    groups: dict[bool, list[float]] = {True: [], False: []}
+    for hypothesis in traced:
+        share = np.asarray(hypothesis.trace["neighbours"], dtype=float)  # [T, K]
+        patches = np.asarray(hypothesis.trace["attention"], dtype=float)
+        read = (patches.reshape(len(patches), -1) > 0).any(0).sum() + (share > 0).any(0).sum()
+        alike.append(1 / read)
+        ranks.append(share)
+        words, total = hypothesis.text.split(), share.sum(1)
+        number = np.cumsum([0, *(word == "." for word in words[:-1])])
+        sentences = [
+            " ".join(word for word, n in zip(words, number) if n == s and word != ".")
+            for s in range(number[-1] + 1)
+        ]
+        stated = (labeler.label_matrix(sentences) == POSITIVE).any(1)
+        for word, value, sentence in zip(words, total, number):
+            by_word.setdefault(word, []).append(value)
+            groups[bool(stated[sentence])].append(value)
+    listed = [(word, float(np.mean(v))) for word, v in by_word.items() if len(v) >= least]
+    listed.sort(key=lambda pair: (-pair[1], pair[0]))
+    means = {key: float(np.mean(v)) if v else float("nan") for key, v in groups.items()}
+    return Shares(
+        ranks=np.concatenate(ranks).mean(0),
+        chance=float(np.mean(alike)),
+        words=listed[:most],
+        stating=means[True],
+        others=means[False],
+    )
+
+
+def share_figure(shares: Shares, *, synthetic: bool) -> Figure:
     """How much of the attention goes to neighbours, by rank and by word.
 
     Args:
-        ranks: mean share of each of K neighbours ``[K]``.
-        chance: share of one neighbour if all patches and neighbours were read alike.
-        words: (word, mean share of all neighbours while it is written), largest first.
-        stating: mean share over words of sentences that state a finding.
-        others: over all other words.
+        shares: from :func:`neighbour_shares`.
         synthetic: whether to tag the figure as drawn from phantom images.
     """
+    ranks, chance, words = shares.ranks, shares.chance, shares.words
     with sns.axes_style("whitegrid"):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.4), width_ratios=[1, 1.4])
         left.bar(np.arange(1, len(ranks) + 1), 100 * np.asarray(ranks), color=KINDS["findings"])
@@ -193,11 +249,11 @@ def share_figure(
         left.set_xlabel("neighbour", fontsize=9)
         left.set_ylabel("share of the attention, %", fontsize=9)
         left.set_title(
-            f"words of sentences with a finding {stating:.1%}, others {others:.1%}", fontsize=9
+            f"sentences with a finding {shares.stating:.1%}, others {shares.others:.1%}", fontsize=9
         )
-        names, shares = zip(*words) if words else ((), ())
+        names, values = zip(*words) if words else ((), ())
         places = np.arange(len(names))[::-1]
-        right.barh(places, 100 * np.asarray(shares), color=KINDS["both"])
+        right.barh(places, 100 * np.asarray(values), color=KINDS["both"])
         right.set_yticks(places, names, fontsize=8)
         right.axvline(100 * chance * len(ranks), color=KINDS["image"], ls="--", lw=1)
         right.set_xlabel("share of all neighbours while the word is written, %", fontsize=9)
