@@ -5,7 +5,7 @@ embedded, mapped to the length of a patch feature (2,048) and put behind the pat
 ++ [B, K, D]``. With two views that is ``[B, V*S + K, D]``. Everything else here is ours, since
 nothing else is published:
 
-* a report becomes a vector by the mean of its own token embeddings (options: a GRU, a Transformer
+* a report becomes a vector by the mean of its own token embeddings (options: an LSTM, a Transformer
   layer); they are not the decoder's, which are trained to predict;
 * ``Linear -> LayerNorm`` bring it to length and scale of a patch feature, and one vector for all
   reports, the type embedding, tells them from patches;
@@ -38,7 +38,7 @@ class CMNRetrievalConfig(CMNConfig):
 
     views: int = Field(2, ge=1)
     """V, views that stand before the reports."""
-    report_encoder: Literal["mean", "gru", "transformer"] = "mean"
+    report_encoder: Literal["mean", "lstm", "transformer"] = "mean"
     """How the words of a retrieved report become one vector."""
     report_size: int = Field(128, ge=2)
     """Length of its word vectors."""
@@ -70,8 +70,8 @@ class ReportEncoder(nn.Module):
         self.words = nn.Embedding(vocabulary_size, size)
         self.dropout = nn.Dropout(config.report_dropout)
         self.body: nn.Module | None = None
-        if self.kind == "gru":
-            self.body = nn.GRU(size, size, batch_first=True)
+        if self.kind == "lstm":
+            self.body = nn.LSTM(size, size, batch_first=True)
         elif self.kind == "transformer":
             self.body = nn.TransformerEncoderLayer(
                 size, config.heads, size, config.report_dropout, batch_first=True, norm_first=True
@@ -96,7 +96,7 @@ class ReportEncoder(nn.Module):
         present = word.any(1)
         x = self.dropout(self.words(flat))
         count = word.sum(1)
-        if self.kind == "gru":
+        if self.kind == "lstm":
             states, _ = self.body(x)
             last = (count - 1).clamp_min(0)[:, None, None].expand(-1, 1, states.shape[-1])
             vectors = states.gather(1, last).squeeze(1)

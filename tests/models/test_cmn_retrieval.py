@@ -20,7 +20,7 @@ from tests.models.test_contract import (
 
 torch.set_num_threads(1)
 
-KINDS = ("mean", "gru", "transformer")
+KINDS = ("mean", "lstm", "transformer")
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -133,9 +133,9 @@ def test_a_report_is_the_mean_of_its_words_at_patch_scale():
 
 
 @torch.no_grad()
-def test_a_gru_reads_in_order_and_a_mean_does_not():
+def test_an_lstm_reads_in_order_and_a_mean_does_not():
     one, other = torch.tensor([[[0, 3, 5, 0]]]), torch.tensor([[[0, 5, 3, 0]]])
-    for kind, same in (("mean", True), ("gru", False)):
+    for kind, same in (("mean", True), ("lstm", False)):
         reports = model_of(kind).reports
         assert torch.allclose(reports(one)[0], reports(other)[0], atol=1e-6) == same
 
@@ -192,4 +192,4 @@ def test_missing_neighbours_are_not_passed_over():
 def test_options_are_checked():
     with pytest.raises(KitError, match="multiple of heads"):
         model_of("transformer", report_size=7)
-    assert CASES["cmn, reports by gru"][0] == "cmn_retrieval"
+    assert CASES["cmn, reports by lstm"][0] == "cmn_retrieval"

@@ -50,7 +50,7 @@ CASES = {
     "r2gen, checklist": ("r2gen", {**R2GEN, "checklist": True}),
     "cmn, checklist": ("cmn", {**LAYERS, "slots": 12, "read_slots": 3, "checklist": True}),
     "cmn, reports by mean": ("cmn_retrieval", RETRIEVAL),
-    "cmn, reports by gru": ("cmn_retrieval", {**RETRIEVAL, "report_encoder": "gru"}),
+    "cmn, reports by lstm": ("cmn_retrieval", {**RETRIEVAL, "report_encoder": "lstm"}),
     "cmn, reports by transformer": (
         "cmn_retrieval",
         {**RETRIEVAL, "report_encoder": "transformer"},
