@@ -612,11 +612,15 @@ class Retriever:
 # --- how good are neighbours? ---------------------------------------------------------------------
 
 
-def overlap(found: Iterable[Sequence[str]], findings: Mapping[str, Collection[str]], studies):
+def overlap(
+    found: Iterable[Sequence[str]],
+    findings: Mapping[str, Collection[str]],
+    studies: Sequence[str],
+) -> dict[str, float]:
     """Agreement of what neighbours show with what the studies show.
 
     Args:
-        found: neighbours of each study, best first, at least one each.
+        found: neighbours of each study.
         findings: finding types by study id, of studies and neighbours.
         studies: ids of the studies, in the order of ``found``.
 

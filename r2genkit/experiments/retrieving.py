@@ -109,7 +109,9 @@ def prepare_retriever(
             raise KitError(f"{recipe.run}: retrieval by {config.by} was given no finding tags")
         probabilities = tags.of(ids).copy()
         if config.crossfit and not tags.info.get("crossfit"):
-            probabilities[training] = unseen_tags(recipe, text, prepared, tags, config, seed)
+            probabilities[training.numpy()] = unseen_tags(
+                recipe, text, prepared, tags, config, seed
+            )
         sharp = sharpen(probabilities, recipe.tags.sharpness, recipe.tags.called_at)
         told = finding_vectors(torch.from_numpy(sharp))
         truth = true_findings(text, train, tags.types).astype(np.float32)
