@@ -20,6 +20,7 @@ With K = 0 this is R2GenCMN, number for number.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Literal
 
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 
 from r2genkit.batches import Batch
 from r2genkit.errors import KitError
-from r2genkit.models.base import State, flatten_views
+from r2genkit.models.base import State
 from r2genkit.models.cmn import CMN, CMNConfig
 
 
@@ -60,7 +61,7 @@ class ReportEncoder(nn.Module):
     Args:
         config: of the model.
         vocabulary_size: number of ids.
-        feature_dim: D, length of a patch feature.
+        feature_dim: C, length of a patch feature (projected, if the model projects it).
     """
 
     def __init__(self, config: CMNRetrievalConfig, vocabulary_size: int, feature_dim: int) -> None:
@@ -88,7 +89,7 @@ class ReportEncoder(nn.Module):
             tokens: ``[B, K, L]`` int64, begin mark first, padded with 0.
 
         Returns:
-            Vectors ``[B, K, D]``, zero where there is no report, and their mask ``[B, K]`` bool.
+            Vectors ``[B, K, C]``, zero where there is no report, and their mask ``[B, K]`` bool.
         """
         # An empty report and none at all look alike: there is nothing to read in either.
         flat = tokens.flatten(0, 1)[:, 1:]  # [B*K, L-1]
@@ -115,13 +116,11 @@ class ReportEncoder(nn.Module):
 class CMNRetrieval(CMN):
     """R2GenCMN with the reports of ``batch.neighbours [B, K, L]`` behind the patches.
 
-    Traces: those of :class:`~r2genkit.models.cmn.CMN`, over patches only ("attention" and
-    "neighbours" sum to 1 together), and
+    Traces: those of :class:`~r2genkit.models.cmn.CMN`, over patches only, and with K above 0
 
-    * "neighbours" ``[N, K]``: share of the last decoder layer's attention, mean over heads;
-    * "cross_neighbours" ``[N, layers, h, K]``: of every decoder layer and head.
-
-    With K = 0 there are only the former.
+    * "neighbours" ``[N, K]``: what neighbours get of the last decoder layer's attention, mean over
+      heads; with "attention" it sums to 1;
+    * "further_attention" ``[N, layers, h, K]``: the same of every decoder layer and head.
     """
 
     Config = CMNRetrievalConfig
@@ -130,67 +129,61 @@ class CMNRetrieval(CMN):
     def __init__(self, config: CMNRetrievalConfig, **sizes) -> None:
         super().__init__(config, **sizes)
         # Made last: the weights of R2GenCMN are drawn as if there were no retrieval.
-        self.reports = ReportEncoder(config, self.vocabulary_size, self.feature_dim)
+        length = config.patch_projection or self.feature_dim
+        self.reports = ReportEncoder(config, self.vocabulary_size, length)
 
-    def sources(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Patch features and report vectors ``[B, V*S + K, D]``, and which are there.
+    def visual_tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Patches and, behind them, reports ``[B, V*S + K, C]``, and which are there.
 
         Raises:
             KitError: nothing was retrieved for this minibatch, or it has too many views.
         """
-        features, view_mask = self.patch_features(batch), batch.view_mask
         if batch.neighbours is None:
             raise KitError(
                 "the model reads retrieved reports and this minibatch has none; fill "
                 "batch.neighbours (K = 0 is a tensor of shape [B, 0, L])."
             )
         if not batch.neighbours.shape[1]:
-            return flatten_views(features, view_mask)
-        absent = self.config.views - features.shape[1]
+            return super().visual_tokens(batch)
+        features, views = self.patch_features(batch), self.config.views
+        absent = views - features.shape[1]
         if absent < 0:
             raise KitError(
-                f"studies with {features.shape[1]} views do not fit a model built for "
-                f"{self.config.views}; set its option views to {features.shape[1]}."
+                f"studies with {features.shape[1]} views do not fit a model built for {views}; set "
+                f"its option views to {features.shape[1]}."
             )
-        features = nn.functional.pad(features, (0, 0, 0, 0, 0, absent))
-        features, mask = flatten_views(features, nn.functional.pad(view_mask, (0, absent)))
-        vectors, present = self.reports(batch.neighbours)
-        return torch.cat([features, vectors], 1), torch.cat([mask, present], 1)
-
-    def look(
-        self, batch: Batch, shared: dict[str, Tensor], *, trace: bool = False
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """As in the base class, reports behind the patches: ``[B, V*S + K, D]``."""
-        features, mask = self.sources(batch)
-        x = self.patch_dropout(self.patches(features).relu()).to(self.patches.weight.dtype)
-        x, seen = self.patch_encoder(
-            self.embed_patches(x, shared), mask[:, None, None], trace=trace
+        padded = dataclasses.replace(
+            batch,
+            features=nn.functional.pad(features, (0, 0, 0, 0, 0, absent)),
+            view_mask=nn.functional.pad(batch.view_mask, (0, absent)),
         )
-        return x, mask, seen
+        patches, mask = super().visual_tokens(padded)
+        vectors, present = self.reports(batch.neighbours)
+        return torch.cat([patches, vectors], 1), torch.cat([mask, present], 1)
 
     def encode(self, batch: Batch) -> State:
-        """As in the base class; the state also knows where patches end."""
+        """As in the base class; the state also knows what stands behind the patches."""
         state = super().encode(batch)
-        # For the base class all that can be attended to is one row of one view; patches and
-        # neighbours are told apart when traces are made.
-        state.fixed["views"] = state.fixed["view_mask"]
-        state.fixed["view_mask"] = state.fixed["view_mask"][:, :1]
-        first = state.fixed["mask"].shape[1] - batch.neighbours.shape[1]
-        state.fixed["neighbour_mask"] = state.fixed["mask"][:, first:]
+        mask, count = state.fixed["mask"], batch.neighbours.shape[1]
+        behind = mask.shape[1] - count
+        state.fixed["neighbour_mask"] = mask[:, behind:]
+        # Patches of slots that the minibatch does not have stand between the two.
+        used = behind * batch.view_mask.shape[1] // self.config.views if count else behind
+        state.fixed["further_mask"] = mask[:, used:]
         return state
 
+    def further_tokens(self, state: State) -> int:
+        """Patches of slots that the minibatch does not have, and K reports."""
+        return state["further_mask"].shape[1]
+
     def read(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """As in the base class, traces of neighbours apart from those of patches."""
+        """As in the base class, with the share of neighbours as a trace."""
         log_probs, state = super().read(tokens, state)
-        if state.tracing:
-            count, views = state["neighbour_mask"].shape[1], state["views"].shape[1]
-            slots = self.config.views if count else views
-            for name, own in (("attention", "neighbours"), ("cross_attention", "cross_neighbours")):
-                whole = state.trace[name].squeeze(-2)  # [..., V*S + K]
-                patches = whole[..., : whole.shape[-1] - count]
-                state.trace[name] = patches.unflatten(-1, (slots, -1))[..., :views, :]
-                if count:
-                    state.trace[own] = whole[..., patches.shape[-1] :]
+        if "further_attention" in state.trace:
+            count = state["neighbour_mask"].shape[1]
+            further = state.trace["further_attention"][..., -count:]
+            state.trace["further_attention"] = further
+            state.trace["neighbours"] = further[:, :, -1].mean(2)
         return log_probs, state
 
     @torch.no_grad()
@@ -200,9 +193,8 @@ class CMNRetrieval(CMN):
         Also "patch_neighbours" ``[B, layers, h, V*S, K]``: what encoder layers read of reports.
         """
         traces = super().patch_traces(batch)
-        seen = traces["patch_attention"]
-        own = batch.view_mask.shape[1] * traces["slots"].shape[2]  # patches of this minibatch
-        first = seen.shape[-1] - batch.neighbours.shape[1]
+        seen, own = traces["patch_attention"], traces["slots"].shape[1] * traces["slots"].shape[2]
+        behind = seen.shape[-1] - batch.neighbours.shape[1]
         traces["patch_attention"] = seen[..., :own, :own]
-        traces["patch_neighbours"] = seen[..., :own, first:]
+        traces["patch_neighbours"] = seen[..., :own, behind:]
         return traces
