@@ -68,8 +68,16 @@ def make_batch(count: int, device: str, layout: SentenceLayout | None, width: in
         features=torch.randn(count, 2, PATCHES, width, generator=generator),
         tokens=tokens,
         tags=torch.rand(count, TAGS, generator=generator),
+        neighbours=_reports(count, generator),
         layout=layout,
     ).to(device)
+
+
+def _reports(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Five retrieved reports of 35 words per study, for models that read some."""
+    reports = torch.randint(2, WORDS, (count, 5, 61), generator=generator)
+    reports[..., 0] = reports[..., 36:] = 0
+    return reports
 
 
 class Ending(torch.nn.Module):

@@ -159,7 +159,8 @@ def finished_run(folder: Path, studies: int) -> tuple:
 
     result = read_run(folder)
     recipe, text, prepared = result.recipe, result.text(), result.images()
-    model = result.system().model
+    system = result.system()
+    model, retriever = system.model, system.retriever
     tags = Tags.load(folder / TAGS_FOLDER) if recipe.tags else None
 
     def loader(part: str, training: bool) -> object:
@@ -167,6 +168,7 @@ def finished_run(folder: Path, studies: int) -> tuple:
         return report_loader(
             recipe, text, prepared, part, seed=result.row.seed, training=training, tags=told,
             layout=model.layout, batch_size=None if training else studies,
+            neighbours=None if retriever is None else retriever.neighbours(text.part(part)),
         )  # fmt: skip
 
     minibatches = list(islice(loader("train", True), 20))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import bench_cider_d, bench_models, bench_transformer
+from benchmarks import bench_cider_d, bench_models, bench_retrieval, bench_transformer
 from r2genkit.experiments import load_recipe
 from r2genkit.models import MODELS
 
@@ -71,3 +71,11 @@ def test_growth_is_drawn_in_four_labelled_panels(tmp_path):
     ]
     bench_transformer.plot(rows, base, tmp_path / "growth.png")
     assert Path(tmp_path / "growth.png").stat().st_size > 20_000
+
+
+def test_both_ways_of_searching_are_measured_on_the_same_answers():
+    found = bench_retrieval.compare(300, 12, queries=4, k=3, repeats=1)
+    assert all(found[way]["seconds"] > 0 for way in ("kit", "kit with exclusions", "full sort"))
+    lines = bench_retrieval.table([found]).splitlines()
+    assert len(lines) == 3 and len({line.count("|") for line in lines}) == 1
+    assert lines[2].startswith("| 300 | 12 | 0 |")

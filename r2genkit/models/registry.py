@@ -22,6 +22,7 @@ PLACES = {
     "mrna": "r2genkit.models.mrna:MRNA",
     "r2gen": "r2genkit.models.r2gen:R2Gen",
     "cmn": "r2genkit.models.cmn:CMN",
+    "cmn_retrieval": "r2genkit.models.cmn_retrieval:CMNRetrieval",
 }
 """Name in recipes -> "module:Class"."""
 

@@ -20,6 +20,7 @@ WORDS, PATCH, TAGS = 11, 6, 5
 SMALL = {"embedding_size": 7, "hidden_size": 9}
 ATTEND = {**SMALL, "attention_size": 8}
 LAYERS = {"size": 8, "feed_forward_size": 10, "heads": 2, "encoder_layers": 1, "decoder_layers": 2}
+RETRIEVAL = {**LAYERS, "slots": 12, "read_slots": 3, "report_size": 8, "report_dropout": 0.0}
 R2GEN = {**LAYERS, "memory_heads": 4, "slots": 2}
 
 CASES = {
@@ -48,6 +49,12 @@ CASES = {
     "post, checklist": ("show_attend_tell", {**ATTEND, "attention": "post", "checklist": True}),
     "r2gen, checklist": ("r2gen", {**R2GEN, "checklist": True}),
     "cmn, checklist": ("cmn", {**LAYERS, "slots": 12, "read_slots": 3, "checklist": True}),
+    "cmn, reports by mean": ("cmn_retrieval", RETRIEVAL),
+    "cmn, reports by lstm": ("cmn_retrieval", {**RETRIEVAL, "report_encoder": "lstm"}),
+    "cmn, reports by transformer": (
+        "cmn_retrieval",
+        {**RETRIEVAL, "report_encoder": "transformer"},
+    ),
 }
 # Sizes with which eight studies can be learned by heart, quickly.
 LARGER = {
@@ -55,6 +62,7 @@ LARGER = {
     "r2gen": {"size": 32, "feed_forward_size": 32, "patch_dropout": 0.0},
     "cmn": {"size": 32, "feed_forward_size": 32, "patch_dropout": 0.0, "slots": 64},
 }
+LARGER["cmn_retrieval"] = {**LARGER["cmn"], "report_size": 16}
 LARGER |= dict.fromkeys(("show_attend_tell", "cascade"), LARGER["show_tell"])
 
 NEED_TAGS = {"cascade"}  # models that cannot be built without
@@ -88,7 +96,19 @@ def make_batch(count=5, seed=0, views=2, tags=True):
         features=torch.randn(count, views, 4, PATCH, generator=generator),
         tokens=tokens,
         tags=torch.rand(count, TAGS, generator=generator) if tags else None,
+        neighbours=make_neighbours(count, seed),
     )
+
+
+def make_neighbours(count=5, seed=0, k=3, length=6):
+    """Reports of 1 to 4 words; every second study lacks the last one."""
+    generator = torch.Generator().manual_seed(seed + 100)
+    tokens = torch.randint(1, WORDS, (count, k, length), generator=generator)
+    words = torch.randint(1, 5, (count, k, 1), generator=generator)
+    place = torch.arange(length)
+    tokens = tokens * ((place > 0) & (place <= words))
+    tokens[::2, -1] = 0
+    return tokens
 
 
 every_model = pytest.mark.parametrize("case", CASES)
@@ -324,6 +344,7 @@ def test_stays_on_one_device(case):
                 tokens=torch.zeros(2, 6, dtype=torch.long),
                 lengths=torch.full((2,), 6),
                 tags=torch.rand(2, TAGS),
+                neighbours=torch.ones(2, 3, 4, dtype=torch.long),
             )
         assert all(value.device.type == "cuda" for value in model.loss(batch).values())
         state = model.encode(batch)
