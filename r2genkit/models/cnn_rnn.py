@@ -2,7 +2,6 @@
 
 * Show and Tell: Vinyals et al., "Show and Tell: A Neural Image Caption Generator", CVPR 2015.
 * Show, Attend and Tell: Xu et al., ICML 2015, the soft ("deterministic") attention.
-* Cascade: after Shin et al., CVPR 2016, findings first, then words.
 
 The first two papers caption one photograph with one sentence. Ours, where they happen: two views
 per study, finding probabilities ("tags") as a further input, and the whole report as one sequence.
@@ -19,7 +18,6 @@ from torch import Tensor, nn
 
 from r2genkit import processes
 from r2genkit.batches import Batch
-from r2genkit.errors import KitError
 from r2genkit.models.attention import AdditiveAttention, DotAttention
 from r2genkit.models.base import (
     FlatModel,
@@ -101,42 +99,6 @@ class ShowTell(FlatModel):
         inputs = torch.cat([first.unsqueeze(1), words], 1)  # [B, T, E]
         hidden, _ = self.lstm(self.dropout(inputs), self.initial(batch))
         return self.output(self.dropout(hidden[:, 1:])).log_softmax(-1), {}
-
-
-class CascadeConfig(ShowTellConfig):
-    """Options of :class:`Cascade`; a checklist has nothing to strike off here."""
-
-
-class Cascade(ShowTell):
-    """From recognised findings to words: the findings set the LSTM's memory.
-
-    After Shin et al., "Learning to Read Chest X-Rays: Recurrent Neural Cascade Model for Automated
-    Image Annotation", CVPR 2016: a CNN learns disease labels, and an RNN that starts from what it
-    recognised writes the annotation. There the RNN writes about five MeSH terms, starts from the
-    CNN's feature vector, and a second round learns finer labels from its states; here it writes
-    the whole report, ``h_{-1}, c_{-1} = tanh(W p)`` with p the classifier's probabilities, there is
-    one round, and the image follows as the first input as in :class:`ShowTell`. Tags are not added
-    to the word vectors: what the memory forgets is gone.
-    """
-
-    Config = CascadeConfig
-    config: CascadeConfig
-
-    def __init__(self, config: CascadeConfig, **sizes) -> None:
-        super().__init__(config, **sizes)
-        if not self.tag_count:
-            raise KitError(
-                "the cascade starts from predicted findings; give the recipe a tags block, or use "
-                "show_tell."
-            )
-        self.embedding = WordEmbedding(self.vocabulary_size, config.embedding_size, 0)
-        self.initial_h = nn.Linear(self.tag_count, config.hidden_size)
-        self.initial_c = nn.Linear(self.tag_count, config.hidden_size)
-
-    def initial(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """``h_{-1}, c_{-1} [1, B, H]`` from the findings."""
-        tags = self.required_tags(batch).unsqueeze(0)
-        return self.initial_h(tags).tanh(), self.initial_c(tags).tanh()
 
 
 class ShowAttendTellConfig(ModelConfig):

@@ -16,7 +16,7 @@ from r2genkit.errors import KitError
 PLACES = {
     "show_tell": "r2genkit.models.cnn_rnn:ShowTell",
     "show_attend_tell": "r2genkit.models.cnn_rnn:ShowAttendTell",
-    "cascade": "r2genkit.models.cnn_rnn:Cascade",
+    "cascade": "r2genkit.models.cascade:Cascade",
     "hier_rnn": "r2genkit.models.hier_rnn:HierRNN",
     "co_attention": "r2genkit.models.co_attention:CoAttention",
     "mrna": "r2genkit.models.mrna:MRNA",

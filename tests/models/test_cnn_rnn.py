@@ -170,3 +170,17 @@ def test_more_views_than_slots_are_refused():
         seed=0,
     )
     assert wide.log_probs(batch).shape == (5, batch.tokens.shape[1] - 1, WORDS)
+
+
+def test_the_cascade_leaves_images_out_while_training_only():
+    options = {"embedding_size": 7, "hidden_size": 9, "image_dropout": 0.5}
+    sizes = {"vocabulary_size": WORDS, "feature_dim": PATCH, "tag_count": TAGS}
+    model = build_model("cascade", options, **sizes, seed=0)
+    batch = make_batch()
+    whole = model.eval().image_vector(batch)
+    assert (whole != 0).any(1).all()
+    torch.manual_seed(0)
+    seen = torch.stack([model.train().image_vector(batch) for _ in range(200)])  # [200, B, E]
+    kept = (seen != 0).any(-1)
+    assert torch.equal(seen[kept], whole.expand_as(seen)[kept])  # whole or not at all, not scaled
+    assert 0.4 < kept.float().mean() < 0.6
