@@ -1,6 +1,6 @@
 """Exact search in the index of reports against sorting all scores.
 
-    python benchmarks/bench_retrieval.py [--threads 1] [--repeats 3] [--json retrieval.json]
+    python -m benchmarks.bench_retrieval [--threads 1] [--repeats 3] [--json retrieval.json]
 
 Both find the same rows (checked here). The plain way holds the scores of all queries with all rows
 and sorts each line in full; the kit goes through the rows in portions, keeps the k best, and breaks
