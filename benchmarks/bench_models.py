@@ -46,13 +46,16 @@ def peak_mb() -> float:
 
 
 def recipes() -> list[dict]:
-    """One recipe for each model and its settings, in the order of tables."""
+    """One recipe for each model and its settings, in the order of tables.
+
+    Recipes that train their encoder are left out: here models read cached features.
+    """
     from r2genkit.experiments import load_recipe, recipe_names
 
     found, seen = [], set()
     loaded = [(name, load_recipe(name)) for name in recipe_names()]
     for name, recipe in sorted(loaded, key=lambda pair: pair[1].order):
-        if recipe.model is None:
+        if recipe.model is None or recipe.encoder.trainable:
             continue
         key = json.dumps(recipe.model.model_dump(), sort_keys=True) + str(recipe.tags is None)
         if key not in seen:
