@@ -472,41 +472,17 @@ def test_training_stops_where_a_score_falls_below_its_floor(tmp_path):
         calls.append(1)
         return {"score": float(len(calls)), "distinct %": 40.0 / len(calls) ** 2}
 
-    result = fit(
-        small_model(),
-        ToyLoader(),
-        config=config,
-        validate=validate,
-        folder=tmp_path,
-        seed=0,
-        progress=False,
-    )
+    _, result = run(tmp_path, config, validate=validate)
     assert len(result.history) == 3 and result.best_epoch == 3
     assert "epoch 3" in result.stopped and "4.444" in result.stopped and "10" in result.stopped
-    again = fit(
-        small_model(),
-        ToyLoader(),
-        config=config,
-        validate=validate,
-        folder=tmp_path,
-        seed=0,
-        progress=False,
-    )
+    _, again = run(tmp_path, config, validate=validate)
     assert again.stopped == result.stopped and len(calls) == 3  # a finished run stays finished
 
 
 def test_an_unknown_floor_is_an_error(tmp_path):
     config = TrainingConfig(epochs=1, select="score", stop_below={"distinct": 10.0})
     with pytest.raises(KitError, match="stop_below names 'distinct'"):
-        fit(
-            small_model(),
-            ToyLoader(),
-            config=config,
-            validate=scripted([0.1]),
-            folder=tmp_path,
-            seed=0,
-            progress=False,
-        )
+        run(tmp_path, config, validate=scripted([0.1]))
 
 
 def test_a_frozen_group_rests_and_then_learns(tmp_path):
@@ -522,15 +498,7 @@ def test_a_frozen_group_rests_and_then_learns(tmp_path):
         seen.append((model.embedding.words.weight.clone(), model.output.weight.clone()))
         return {"score": float(len(seen))}
 
-    fit(
-        model,
-        ToyLoader(),
-        config=config,
-        validate=validate,
-        folder=tmp_path,
-        seed=0,
-        progress=False,
-    )
+    run(tmp_path, config, model=model, validate=validate)
     (frozen, moved), (free, _) = seen
     assert torch.equal(frozen, start) and not torch.equal(moved, output)
     assert not torch.equal(free, start)
