@@ -21,7 +21,6 @@ import json
 import shlex
 import shutil
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -32,7 +31,7 @@ import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -58,13 +57,14 @@ from r2genkit.experiments.environment import (
     torch_threads,
     versions,
 )
+from r2genkit.experiments.lines import read_complete
 from r2genkit.experiments.recipe import (
     EncoderConfig,
     PretrainingConfig,
     TagsConfig,
     load_pretraining,
 )
-from r2genkit.experiments.results import Measured, Score, read_lines, replace_line
+from r2genkit.experiments.results import Measured, Score, replace_line
 from r2genkit.experiments.tagging import prepare_tags, trainable_types, true_findings
 from r2genkit.files import write_json, write_text
 from r2genkit.images import ImageTransform, pack_images
@@ -626,18 +626,12 @@ def read_pretraining_rows(profile: str = "lab", *, corpus: str = "phantom") -> l
     Raises:
         KitError: a line is not JSON.
     """
-    path, rows = _file(profile, corpus), []
-    for where, content in read_lines(path) if path.is_file() else ():
-        if content.get("profile") != profile:
-            continue
-        try:
-            rows.append(PretrainingRow.model_validate(content))
-        except ValidationError:
-            warnings.warn(
-                f"{where} is not complete; left out until {content.get('name')} is pre-trained "
-                "again",
-                stacklevel=2,
-            )
+    rows = read_complete(
+        _file(profile, corpus),
+        PretrainingRow,
+        profile,
+        again=lambda row: f"{row.get('name')} is pre-trained",
+    )
     return sorted(rows, key=lambda row: (row.order, row.name, row.seed))
 
 

@@ -17,7 +17,6 @@ import copy
 import shlex
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,7 +26,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from r2genkit.batches import Batch
@@ -50,8 +49,9 @@ from r2genkit.experiments.environment import (
     torch_threads,
     versions,
 )
+from r2genkit.experiments.lines import read_complete
 from r2genkit.experiments.recipe import Recipe, load_recipe
-from r2genkit.experiments.results import Measured, read_lines, replace_line
+from r2genkit.experiments.results import Measured, replace_line
 from r2genkit.experiments.runner import recipe_modules, validation_scores
 from r2genkit.experiments.tagging import true_findings
 from r2genkit.models import build_model
@@ -410,19 +410,15 @@ def read_rate_rows(profile: str = "lab", *, corpus: str = "phantom") -> list[Rat
     Raises:
         KitError: a line is not JSON.
     """
-    path, rows = _file(profile, corpus), []
-    for where, content in read_lines(path) if path.is_file() else ():
-        if content.get("profile") != profile:
-            continue
-        try:
-            rows.append(RateRow.model_validate(content))
-        except ValidationError:
-            rates = f"{content.get('encoder_lr')} / {content.get('decoder_lr')}"
-            warnings.warn(
-                f"{where} is not complete; left out until {content.get('recipe')} is trained at "
-                f"rates {rates} again",
-                stacklevel=2,
-            )
+    rows = read_complete(
+        _file(profile, corpus),
+        RateRow,
+        profile,
+        again=lambda row: (
+            f"{row.get('recipe')} is trained at rates {row.get('encoder_lr')} / "
+            f"{row.get('decoder_lr')}"
+        ),
+    )
     return sorted(rows, key=lambda r: (r.recipe, r.seed, r.decoder_lr, r.encoder_lr, r.frozen))
 
 
