@@ -485,6 +485,51 @@ def private_set(
 
 
 @app.command()
+def ablation(
+    profile: Profile = "lab",
+    corpus: Corpus = None,
+    seed: Seed = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, counted up from --seed.")] = 1,
+    private: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a private set; the phantom has another hospital instead."),
+    ] = None,
+    studies: Annotated[int, typer.Option(min=1, help="Studies of the other hospital.")] = 200,
+    author_weights: Annotated[
+        Path | None, typer.Option(help="Checkpoint of R2GenCMN as its authors released it.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """The chain from R2GenCMN to retrieval and SCST, on a public and on a private set."""
+    from r2genkit.experiments import ablation as chain
+    from r2genkit.experiments.tables import published_table
+    from r2genkit.metrics import METRICS
+    from r2genkit.paths import results_dir
+
+    for number in range(seed, seed + seeds):
+        chain.measure(
+            profile,
+            corpus=corpus,
+            seed=number,
+            data_dir=data_dir,
+            private=private,
+            studies=studies,
+            author_weights=author_weights,
+            progress=True,
+        )
+    rows = chain.read_ablation_rows(profile, corpus=corpus or "phantom")
+    typer.echo(f"\n{chain.caption(rows)}\n")
+    _echo_table(chain.ablation_table(rows))
+    typer.echo("\nPaired differences to the baseline of the same seed:\n")
+    _echo_table(chain.steps_table(rows))
+    typer.echo("\nPublished, on real radiographs, other split and text (not comparable):\n")
+    _echo_table(published_table(chain.PROTOCOL)[["system", "subset", *METRICS, "source"]])
+    folder = results_dir(profile) / "tables"
+    written = chain.write_ablation_tables(rows, folder)
+    typer.echo("\nwritten: " + ", ".join(written))
+
+
+@app.command()
 def score(
     predictions: Annotated[
         Path, typer.Argument(help="JSON: {study id: report}, or a run's predictions.json.")

@@ -740,7 +740,7 @@ def gap_by_cause(
         readings[cause] = (
             readings["none"]
             if cause == "style"
-            else _kept_readings(public, system, familiarity, cause, members)
+            else kept_readings(public, system, familiarity, cause, members)
         )
         text = prepare_private(system, members)
         options = {"external": False, "meteor": False, "train_texts": public_text.train_texts}
@@ -763,7 +763,7 @@ def gap_by_cause(
     )
 
 
-def _kept_readings(
+def kept_readings(
     public: RunResult,
     system: TrainedSystem,
     familiarity: Familiarity | None,

@@ -8,8 +8,9 @@ since no published row was measured on the phantom.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ from r2genkit.paths import published_csv, results_dir
 SUBSETS = ("normal", "abnormal", "seen", "unseen")
 
 
-def _number(value: float | None, digits: int = 3) -> str:
+def number(value: float | None, digits: int = 3) -> str:
     """``.123`` style, as the field prints it."""
     if value is None or np.isnan(value):
         return "-"
@@ -36,15 +37,15 @@ def _score(score: Score) -> str:
     if score.value is None or np.isnan(score.value):
         return "not run"
     if score.half_width is None:
-        return _number(score.value)
-    return f"{_number(score.value)} ± {_number(score.half_width)}"
+        return number(score.value)
+    return f"{number(score.value)} ± {number(score.half_width)}"
 
 
 def _difference(difference: Difference | None) -> str:
     if difference is None:
         return "-"
-    low, high = _number(difference.low), _number(difference.high)
-    return f"{_number(difference.value)} [{low}, {high}] {difference.verdict}"
+    low, high = number(difference.low), number(difference.high)
+    return f"{number(difference.value)} [{low}, {high}] {difference.verdict}"
 
 
 def _one_table(rows: Sequence[ResultRow]) -> None:
@@ -64,24 +65,41 @@ def by_run(rows: Sequence[ResultRow]) -> list[tuple[str, list[ResultRow]]]:
     for row in sorted(rows, key=lambda row: (row.order, row.run, row.seed)):
         groups.setdefault(row.run, []).append(row)
     for run, group in groups.items():
-        newest = max(group, key=lambda row: row.measured.date)
-        same = [row for row in group if _source(row) == _source(newest)]
-        if len(same) < len(group):
-            seeds = ", ".join(str(row.seed) for row in group if row not in same)
-            warnings.warn(
-                f"{run}: seed {seeds} was run with another recipe or source code than seed "
-                f"{newest.seed}; left out until it is run again",
-                stacklevel=3,
-            )
-        groups[run] = same
+        groups[run] = same_source(run, group, _source, lambda row: row.measured.date)
     return list(groups.items())
+
+
+Row = TypeVar("Row")
+
+
+def same_source(
+    name: str, group: Sequence[Row], source: Callable[[Row], tuple], date: Callable[[Row], str]
+) -> list[Row]:
+    """The rows of one system that were made as its newest row was; warns of the others.
+
+    Args:
+        name: of the system, for the warning.
+        group: rows with a ``seed``.
+        source: what must be equal.
+        date: when a row was made, as sortable text.
+    """
+    newest = max(group, key=date)
+    same = [row for row in group if source(row) == source(newest)]
+    if len(same) < len(group):
+        seeds = ", ".join(str(row.seed) for row in group if row not in same)
+        warnings.warn(
+            f"{name}: seed {seeds} was run with another recipe or source code than seed "
+            f"{newest.seed}; left out until it is run again",
+            stacklevel=4,
+        )
+    return same
 
 
 def _source(row: ResultRow) -> tuple[str, str, str]:
     return row.recipe_hash, row.code_hash, row.split_fingerprint
 
 
-def _cell(scores: Sequence[Score]) -> str:
+def cell(scores: Sequence[Score]) -> str:
     """Value ± half-width of the study interval; several seeds: means of both, and the SD."""
     if len(scores) == 1:
         return _score(scores[0])
@@ -89,10 +107,10 @@ def _cell(scores: Sequence[Score]) -> str:
     if any(value is None for value in values):
         return "not run"
     widths = [score.half_width for score in scores]
-    text = _number(float(np.mean(values)))
+    text = number(float(np.mean(values)))
     if None not in widths:
-        text += f" ± {_number(float(np.mean(widths)))}"
-    return f"{text} (SD {_number(float(np.std(values, ddof=1)))})"
+        text += f" ± {number(float(np.mean(widths)))}"
+    return f"{text} (SD {number(float(np.std(values, ddof=1)))})"
 
 
 def results_table(rows: Sequence[ResultRow], metrics: Sequence[str] = ALL_METRICS) -> pd.DataFrame:
@@ -116,10 +134,10 @@ def results_table(rows: Sequence[ResultRow], metrics: Sequence[str] = ALL_METRIC
             {
                 "system": first.title,
                 "seeds": len(group),
-                **{metric: _cell([row.metrics[metric] for row in group]) for metric in metrics},
+                **{metric: cell([row.metrics[metric] for row in group]) for metric in metrics},
                 "distinct %": f"{np.mean([row.distinct_percent for row in group]):.1f}",
                 "in train %": f"{np.mean([row.verbatim_in_train_percent for row in group]):.1f}",
-                "finding-F1, images swapped": _cell(swapped) if swapped else "-",
+                "finding-F1, images swapped": cell(swapped) if swapped else "-",
                 "finding-F1 minus constant": _difference(versus),
             }
         )
@@ -149,8 +167,7 @@ def subset_table(rows: Sequence[ResultRow], metrics: Sequence[str] = ALL_METRICS
                     "subset": subset,
                     "studies": parts[0].studies,
                     **{
-                        metric: _cell([part.metrics[metric] for part in parts])
-                        for metric in metrics
+                        metric: cell([part.metrics[metric] for part in parts]) for metric in metrics
                     },
                 }
             )
@@ -201,13 +218,13 @@ def clinical_table(rows: Sequence[ResultRow]) -> pd.DataFrame:
     for _, group in by_run(rows):
         line = {"system": group[0].title, "seeds": len(group)}
         line |= {
-            name: _cell([row.clinical[name] for row in group])
+            name: cell([row.clinical[name] for row in group])
             for name in CLINICAL_METRICS
             if all(name in row.clinical for row in group)
         }
         for rate in RATES:
             values = [row.extra.get(rate, np.nan) for row in group]
-            line[rate] = _number(float(np.mean(values)))
+            line[rate] = number(float(np.mean(values)))
         lines.append(line)
     return pd.DataFrame(lines)
 
@@ -261,7 +278,7 @@ def published_table(protocol: str | None = None, path: Path | None = None) -> pd
         table = table[table["protocol"] == protocol]
     shown = table.copy()
     for metric in METRICS:
-        shown[metric] = [_number(value) if pd.notna(value) else "-" for value in table[metric]]
+        shown[metric] = [number(value) if pd.notna(value) else "-" for value in table[metric]]
     return shown.reset_index(drop=True)
 
 

@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from r2genkit.errors import KitError
@@ -357,5 +358,72 @@ def distance_figure(
         for side in ("top", "right", "left"):
             axis.spines[side].set_visible(False)
     axes[0][0].invert_yaxis()
+    plt.close(figure)
+    return _tagged(figure, synthetic)
+
+
+def chain_figure(
+    values: Mapping[str, Mapping[str, Sequence[tuple[float, float, float]]]],
+    *,
+    metrics: Sequence[str],
+    constant: str,
+    synthetic: bool,
+) -> Figure:
+    """Stages of a chain of systems on each set: seeds as points, their mean with its interval.
+
+    Args:
+        values: by ``"set|stage"`` and metric, one (value, low, high) per seed; sets and stages in
+            the order in which they are drawn.
+        metrics: one panel each.
+        constant: the stage that is drawn as a dashed line, one per set.
+        synthetic: whether the images are rendered.
+
+    Raises:
+        KitError: there is nothing to draw.
+    """
+    pairs = [key.split("|", 1) for key in values]
+    sets = list(dict.fromkeys(subset for subset, _ in pairs))
+    stages = list(dict.fromkeys(stage for _, stage in pairs if stage != constant))
+    if not stages:
+        raise KitError("there is no stage to draw: run the chain first")
+    figure, axes = plt.subplots(
+        1,
+        len(metrics),
+        figsize=(3.6 * len(metrics) + 2, 0.6 * len(stages) + 1.6),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    styles = list(zip((BLUE, ORANGE, GREEN), "osD"))
+    for axis, metric in zip(axes[0], metrics):
+        for number, subset in enumerate(sets):
+            colour, marker = styles[number % len(styles)]
+            shift = 0.2 * (number - (len(sets) - 1) / 2)
+            for value, *_ in values.get(f"{subset}|{constant}", {}).get(metric, ())[:1]:
+                axis.axvline(value, color=colour, ls="--", lw=1.1, alpha=0.8)
+            for place, stage in enumerate(stages):
+                seeds = values.get(f"{subset}|{stage}", {}).get(metric, ())
+                if not seeds:
+                    continue
+                value, low, high = np.mean(np.array(seeds, float), axis=0)
+                axis.plot([low, high], [place + shift] * 2, color=colour, lw=1.8)
+                at = [place + shift] * len(seeds)
+                axis.plot([seed[0] for seed in seeds], at, "|", color=DARK, ms=9, mew=0.9)
+                axis.plot(value, place + shift, marker, color=colour, ms=6)
+        axis.set_yticks(range(len(stages)), stages)
+        axis.set_xlabel(metric)
+        axis.grid(axis="x", color="0.9")
+        axis.set_axisbelow(True)
+        for side in ("top", "right", "left"):
+            axis.spines[side].set_visible(False)
+        axis.tick_params(axis="y", length=0)
+    axes[0][0].invert_yaxis()
+    handles = [
+        Line2D([], [], color=colour, marker=marker, lw=1.8, label=f"{subset} set")
+        for subset, (colour, marker) in zip(sets, styles)
+    ]
+    handles.append(Line2D([], [], color=GREY, ls="--", label=f"{constant} (same colours)"))
+    handles.append(Line2D([], [], color=DARK, marker="|", lw=0, ms=9, label="single seeds"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
     plt.close(figure)
     return _tagged(figure, synthetic)
