@@ -507,7 +507,7 @@ def ablation(
     from r2genkit.paths import results_dir
 
     for number in range(seed, seed + seeds):
-        chain.measure(
+        chain.measure_chain(
             profile,
             corpus=corpus,
             seed=number,

@@ -168,7 +168,7 @@ class _Set:
     reports: dict[str, dict[str, str]]  # by stage, then by study
 
 
-def measure(
+def measure_chain(
     profile: str = "lab",
     *,
     corpus: str | None = None,
@@ -205,9 +205,7 @@ def measure(
     options = {"profile": profile, "corpus": corpus, "seed": seed, "data_dir": data_dir}
     changed = {"overrides": tuple(overrides), "progress": progress}
     wanted = [stage for stage in stages if stage not in (AUTHORS, BASELINE) and stage.run]
-    results = {
-        stage: run(str(stage.run), **options, **changed) for stage in (BASELINE, *wanted)
-    }
+    results = {stage: run(str(stage.run), **options, **changed) for stage in (BASELINE, *wanted)}
     baseline = results[BASELINE]
     text, system = baseline.text(), baseline.system()
     sets = [_Set("public", "test studies", (), text, {})]

@@ -18,7 +18,7 @@ from r2genkit.experiments.ablation import (
     by_stage,
     caption,
     intervals,
-    measure,
+    measure_chain,
     read_ablation_rows,
     steps_table,
     write_ablation_tables,
@@ -67,7 +67,7 @@ _KEPT: dict = {}
 @pytest.fixture
 def rows(folders):
     if "rows" not in _KEPT:
-        _KEPT["rows"] = measure(**SHORT, stages=(OTHER,))
+        _KEPT["rows"] = measure_chain(**SHORT, stages=(OTHER,))
     return _KEPT["rows"]
 
 
@@ -150,7 +150,7 @@ def test_reports_are_read_once_and_rows_replaced(rows, monkeypatch):
         raise AssertionError("read again")
 
     monkeypatch.setattr("r2genkit.experiments.private_set.read_studies", never)
-    again = measure(**SHORT, stages=(OTHER,))
+    again = measure_chain(**SHORT, stages=(OTHER,))
     assert [row.metrics for row in again] == [row.metrics for row in rows]
     kept = read_ablation_rows("smoke")
     assert len(kept) == len(rows)
@@ -159,7 +159,7 @@ def test_reports_are_read_once_and_rows_replaced(rows, monkeypatch):
 def test_a_private_folder_takes_the_place_of_the_other_hospital(rows, place):
     studies = ablation.read_phantom_shifted(cause="none", studies=3)
     table = write_private(studies, place / "own", section="findings")
-    found = measure(**SHORT, stages=(), private=table.parent)
+    found = measure_chain(**SHORT, stages=(), private=table.parent)
     private = [row for row in found if row.subset == "private"]
     assert {row.source for row in private} == {"private folder, 3 studies"}
     assert [row.stage for row in private] == [CONSTANT_TITLE, BASELINE.name]
@@ -183,13 +183,13 @@ def test_the_authors_file_becomes_a_stage(rows, tmp_path):
         return path
 
     few = {**SHORT, "stages": (), "studies": 1}
-    found = measure(**few, author_weights=released(len(text.vocabulary)))
+    found = measure_chain(**few, author_weights=released(len(text.vocabulary)))
     mine = [row for row in found if row.stage == AUTHORS.name]
     assert [row.subset for row in mine] == ["public", "private"]
     assert all(np.isfinite(row.metrics["BLEU-4"].value) for row in mine)
     assert mine[0].run == "-" and mine[0].difference is not None
     with pytest.raises(KitError, match="vocabulary"):
-        measure(**few, author_weights=released(len(text.vocabulary) + 1))
+        measure_chain(**few, author_weights=released(len(text.vocabulary) + 1))
 
 
 def test_tables_say_what_was_not_run():
@@ -265,7 +265,7 @@ def test_the_command_prints_and_writes(monkeypatch, capsys, tmp_path):
             ablation._file(profile, "phantom"), content, key=ablation.KEY, order=ablation._ORDER
         )
 
-    monkeypatch.setattr(ablation, "measure", measured)
+    monkeypatch.setattr(ablation, "measure_chain", measured)
     with pytest.raises(SystemExit) as stopped:
         cli.app(["ablation", "--profile", "smoke", "--seeds", "2"])
     assert not stopped.value.code
