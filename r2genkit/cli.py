@@ -530,6 +530,31 @@ def ablation(
 
 
 @app.command()
+def faithfulness(
+    names: Annotated[list[str], typer.Argument(help="Recipes of models with attention.")],
+    profile: Profile = "lab",
+    seed: Seed = 0,
+    limit: Annotated[
+        int, typer.Option(min=1, help="Test studies whose finding words are measured.")
+    ] = 120,
+) -> None:
+    """Whether the maps of trained models mean something, measured on the phantom's test studies."""
+    from r2genkit.experiments import faithfulness as measured
+    from r2genkit.experiments import run
+
+    for name in names:
+        measured.measure_run(run(name, profile=profile, seed=seed), limit=limit)
+    rows = [
+        row
+        for row in measured.read_faithfulness_rows(profile)
+        if row.run in names and row.seed == seed
+    ]
+    _echo_table(measured.maps_table(rows))
+    typer.echo("\nProbability of the words, and what is left of it:\n")
+    _echo_table(measured.models_table(rows))
+
+
+@app.command()
 def score(
     predictions: Annotated[
         Path, typer.Argument(help="JSON: {study id: report}, or a run's predictions.json.")
