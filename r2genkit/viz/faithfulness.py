@@ -10,9 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from r2genkit.errors import KitError
-from r2genkit.experiments.faithfulness import MAPS, FaithfulnessRow
+from r2genkit.experiments.faithfulness import MAPS, FaithfulnessRow, Measured
+from r2genkit.images import render_view
+from r2genkit.metrics.faithfulness import energy, energy_chance
+from r2genkit.study import Study
+from r2genkit.viz.attention import upsample
 from r2genkit.viz.metrics import BLUE, DARK, GREEN, GREY, ORANGE, RED
-from r2genkit.viz.results import _finish
+from r2genkit.viz.private import tagged
+from r2genkit.viz.transformer import drawn_masks
 
 _STYLE = {
     "attention": (BLUE, "o"),
@@ -27,6 +32,66 @@ _MEANING = {
     "deletion": "deletion\n(small is faithful)",
     "insertion": "insertion\n(large is faithful)",
 }
+
+
+def finding_maps_figure(
+    found: Measured, studies: Mapping[str, Study], chosen: Sequence[int], *, grid: int
+) -> Figure:
+    """Maps of a few finding words on both views, with the outline of what the phantom drew.
+
+    Args:
+        found: maps of P units.
+        studies: of the phantom, by id.
+        chosen: which units, one row each.
+        grid: patches per side of a view.
+
+    Raises:
+        KitError: no unit is chosen.
+    """
+    if not chosen:
+        raise KitError("there is no finding word to draw: choose at least one")
+    kinds = [kind for kind in MAPS if kind in found.maps and kind != "random"]
+    figure, axes = plt.subplots(
+        len(chosen),
+        2 * len(kinds),
+        figsize=(1.55 * 2 * len(kinds), 2.05 * len(chosen)),
+        squeeze=False,
+        layout="constrained",
+    )
+    for line, number in zip(axes, chosen):
+        unit = found.units[number]
+        study = studies[unit.study]
+        side = max(64, 16 * grid)
+        drawn = drawn_masks(study, side)[unit.finding]  # [V, side, side]
+        present = found.present[number]
+        even = float(energy_chance(unit.cover, present))
+        for column, kind in enumerate(kinds):
+            values = found.maps[kind][number]
+            share = float(energy(values, unit.cover, present))
+            both = values.reshape(2, grid, grid)
+            top = both.max() or 1.0
+            for place in range(2):
+                axis = line[2 * column + place]
+                axis.set_xticks([])
+                axis.set_yticks([])
+                for edge in axis.spines.values():
+                    edge.set_visible(False)
+                if place >= len(study.views):
+                    continue
+                pixels = render_view(study.views[place], side)
+                axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+                heat = upsample(both[place] / top, side, side)
+                axis.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.45)
+                mask = drawn[place]
+                if mask.any():
+                    axis.contour(mask, levels=[0.5], colors="#7fffd4", linewidths=1.1)
+            left = line[2 * column]
+            left.set_title(
+                f"{kind}: {share:.2f} ({even:.2f})", fontsize=8, loc="left", x=0.02, pad=3
+            )
+        line[0].set_ylabel(f"{_folded(unit.words, 18)}\n{unit.study}", fontsize=7)
+    plt.close(figure)
+    return tagged(figure, True)
 
 
 def maps_figure(rows: Sequence[FaithfulnessRow]) -> Figure:
@@ -70,7 +135,8 @@ def maps_figure(rows: Sequence[FaithfulnessRow]) -> Figure:
         for kind in kinds
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False, fontsize=9)
-    return _finish(figure, shown[0].synthetic)
+    plt.close(figure)
+    return tagged(figure, shown[0].synthetic)
 
 
 def _folded(title: str, width: int = 26) -> str:
@@ -118,7 +184,8 @@ def depends_figure(rows: Sequence[FaithfulnessRow]) -> Figure:
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
     figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=9)
-    return _finish(figure, shown[0].synthetic)
+    plt.close(figure)
+    return tagged(figure, shown[0].synthetic)
 
 
 def curves_figure(curves: Mapping[str, Mapping[str, np.ndarray]], *, synthetic: bool) -> Figure:
@@ -152,4 +219,5 @@ def curves_figure(curves: Mapping[str, Mapping[str, np.ndarray]], *, synthetic: 
             axis.spines[side].set_visible(False)
     axes[0][0].set_ylabel("probability of the words")
     axes[0][-1].legend(frameon=False, fontsize=8)
-    return _finish(figure, synthetic)
+    plt.close(figure)
+    return tagged(figure, synthetic)

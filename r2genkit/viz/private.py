@@ -163,7 +163,7 @@ def _card(card: Card, labeler: FindingLabeler) -> str:
 # --- figures ------------------------------------------------------------------------------------
 
 
-def _tagged(figure: Figure, synthetic: bool) -> Figure:
+def tagged(figure: Figure, synthetic: bool) -> Figure:
     """Say at the foot that images are rendered; of the texts, some may be the kit's own style."""
     if synthetic:
         figure.supxlabel("synthetic phantom images", fontsize=7, color="0.4", x=0.995, ha="right")
@@ -210,7 +210,7 @@ def gallery_figure(
             axis.axis("off")
             _write(axis, head, text, labeler, card.warning if column == 0 else "")
     plt.close(figure)
-    return _tagged(figure, synthetic)
+    return tagged(figure, synthetic)
 
 
 def _write(axis, head: str, text: str | None, labeler: FindingLabeler, warning: str) -> None:
@@ -297,7 +297,7 @@ def gap_figure(
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
     plt.close(figure)
-    return _tagged(figure, synthetic)
+    return tagged(figure, synthetic)
 
 
 def distance_figure(
@@ -359,7 +359,7 @@ def distance_figure(
             axis.spines[side].set_visible(False)
     axes[0][0].invert_yaxis()
     plt.close(figure)
-    return _tagged(figure, synthetic)
+    return tagged(figure, synthetic)
 
 
 def chain_figure(
@@ -426,4 +426,4 @@ def chain_figure(
     handles.append(Line2D([], [], color=DARK, marker="|", lw=0, ms=9, label="single seeds"))
     figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
     plt.close(figure)
-    return _tagged(figure, synthetic)
+    return tagged(figure, synthetic)

@@ -30,8 +30,10 @@ from r2genkit.experiments.faithfulness import (
     word_scores,
 )
 from r2genkit.experiments.slots import covered_patches
+from r2genkit.metrics.faithfulness import energy
 from r2genkit.models.attention import DotAttention
 from r2genkit.models.transformer import MultiHeadAttention
+from r2genkit.viz.faithfulness import finding_maps_figure
 
 # Fewer studies than worker processes are started for.
 TINY = (
@@ -260,6 +262,22 @@ def test_curves_take_patches_away_in_the_order_of_the_map(case, name):
         scores["deletion"],
         [np.trapezoid(curve, dx=1 / 3) for curve in found.deletion["gradient"]],
     )
+
+
+def test_the_figure_draws_every_map_over_both_views_with_the_outline(case):
+    result, system, material, units, _ = case("06_base")
+    found = measure_units(system.model, material, units[:2], steps=2)
+    grid = round(material.features.shape[2] ** 0.5)
+    figure = finding_maps_figure(found, result.text().studies, [0, 1], grid=grid)
+    axes = np.array(figure.axes).reshape(2, -1)  # rows of units
+    assert axes.shape[1] == 2 * (len(found.maps) - 1)  # all kinds but the random one, two views
+    inside = energy(found.maps["attention"][0], units[0].cover, found.present[0])
+    assert axes[0, 0].get_title(loc="left").startswith(f"attention: {inside:.2f}")
+    assert all(len(axis.images) == 2 for axis in axes[0])  # the film and the map
+    outlined = [bool(axis.collections) for axis in axes[0, :2]]
+    assert outlined == [part.any() for part in units[0].cover.reshape(2, -1)]
+    with pytest.raises(KitError, match="choose at least one"):
+        finding_maps_figure(found, result.text().studies, [], grid=grid)
 
 
 def test_without_its_tag(case):
