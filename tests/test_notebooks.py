@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SOLUTIONS = sorted((ROOT / "notebooks/solutions").glob("*.ipynb"))
 PARAMETERS = {"profile", "corpus", "seed", "data_dir", "interactive"}
-STAGE = {"00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "13", "14"}
+STAGE = {f"{n:02d}" for n in range(15)}
 
 every_file = pytest.mark.parametrize("path", NOTEBOOKS + SOLUTIONS, ids=lambda path: path.stem)
 
