@@ -537,13 +537,14 @@ def faithfulness(
     limit: Annotated[
         int, typer.Option(min=1, help="Test studies whose finding words are measured.")
     ] = 120,
+    fresh: Annotated[bool, typer.Option(help="Measure again what has been measured.")] = False,
 ) -> None:
     """Whether the maps of trained models mean something, measured on the phantom's test studies."""
     from r2genkit.experiments import faithfulness as measured
     from r2genkit.experiments import run
 
     for name in names:
-        measured.measure_run(run(name, profile=profile, seed=seed), limit=limit)
+        measured.measure_run(run(name, profile=profile, seed=seed), limit=limit, fresh=fresh)
     rows = [
         row
         for row in measured.read_faithfulness_rows(profile)

@@ -316,9 +316,9 @@ def test_a_mean_over_studies_has_an_interval():
 
 @every_model
 def test_rows_of_a_run(case, name, monkeypatch):
-    result, system, _, _, reports = case(name)
+    result, _, _, _, reports = case(name)
     stated = dataclasses.replace(result, hypotheses=reports)
-    rows = measure_run(stated, limit=6, steps=2, system=system)
+    rows = measure_run(stated, limit=6, steps=2)
     kinds = [kind for kind in module.MAPS if kind != "rollout" or name == "06_base"]
     assert [row.map for row in rows] == [*kinds, "model"]
     for row in rows[:-1]:
@@ -332,6 +332,12 @@ def test_rows_of_a_run(case, name, monkeypatch):
     table = maps_table(kept)
     assert list(table["map"]) == kinds and "deletion" in table
     assert len(models_table(kept)) == 1
+    measured = []
+    monkeypatch.setattr(module, "measure_units", lambda *_, **__: measured.append(1))
+    assert measure_run(stated, limit=6, steps=2) == kept and not measured  # read, not measured
+    with pytest.raises(AttributeError):  # other settings are measured
+        measure_run(stated, limit=5, steps=2)
+    assert measured
     assert "pointing" in sentence_of(rows[0]) and "chance" in sentence_of(rows[0])
 
 
@@ -358,7 +364,7 @@ def test_the_command_measures_and_prints(case, monkeypatch, capsys):
     case("06_base")
     asked = []
 
-    def measured(result, *, limit):
+    def measured(result, *, limit, fresh):
         asked.append((result, limit))
         return []
 

@@ -27,6 +27,7 @@ def row(kind, value, title="A model with a rather long name", **changes):
         "recipe_hash": "-",
         "code_hash": "-",
         "split_fingerprint": "-",
+        "digest": "0" * 16,
         "scores": scores,
         "command": "-",
         "git_revision": "-",
