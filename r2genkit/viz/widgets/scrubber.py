@@ -1,0 +1,811 @@
+"""The word scrubber: point at a word of a report, and both views light up where it came from.
+
+One :class:`ScrubberData` feeds four things: a self-contained page (:func:`scrubber_html`), a live
+widget (:func:`scrubber_widget`), a matplotlib figure (:func:`scrubber_figure`) and, through
+:func:`payload`, anything else that can read JSON.
+
+What a map shows is what a model *attended to* while it wrote a word. That is no proof that the word
+depends on it; a sentence about such a proof belongs into ``numbers``, under the map that it is
+about.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import importlib
+import io
+import json
+import math
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from PIL import Image
+
+from r2genkit.errors import KitError
+from r2genkit.study import Hypothesis
+from r2genkit.viz.attention import choose_words, upsample
+
+if TYPE_CHECKING:  # its module loads the whole of the metrics
+    from r2genkit.metrics.findings import FindingLabeler
+
+STEPS = 255
+"""Maps travel in bytes: a value is off by at most ``0.5 / STEPS`` of the word's strongest patch."""
+
+AVERAGE = "average"
+SYNTHETIC_NOTE = (
+    "The images are synthetic: phantom radiographs rendered by the kit. Nothing here says "
+    "anything about a real patient."
+)
+OPACITY = 0.65
+SIGNS = {"positive": "+", "negative": "\N{MINUS SIGN}", "uncertain": "?"}
+_COLOURS = {"positive": "#b34700", "negative": "#0b63a0", "uncertain": "#8a6500"}
+_OUTLINES = ("#ff7f6b", "#17d6d3", "#ffd23f", "#9be564", "#cbb2ff", "#ff9fc4")
+_FOLDER = Path(__file__).parent
+_HEAD = re.compile(r"layer (\d+) head (\d+)")
+
+
+# --- data ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FindingMark:
+    """A finding that words of a report name.
+
+    Attributes:
+        first, end: first and one-past-last word.
+        title: plain name of the finding.
+        polarity: "positive", "negative" or "uncertain".
+        trigger: words that deny or doubt it.
+    """
+
+    first: int
+    end: int
+    title: str
+    polarity: str
+    trigger: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class ScrubberReport:
+    """One report with its maps.
+
+    Attributes:
+        title: heading, e.g. the system that wrote it.
+        words: T words.
+        maps: by name, ``[T, V, h, w]`` in [0, 1], float32; 1 is the strongest patch of a word
+            (:func:`normalised`). The first one is shown at first. Names of the form "layer 2 head
+            3" are laid out as a grid.
+        about: what a map is, one sentence by name.
+        numbers: a measured figure about a map, one sentence by name.
+        sentences: ``[T]``, number of the sentence of each word, if the model looks once per
+            sentence; else None.
+        findings: what the words name.
+
+    Raises:
+        KitError: words, maps, sentences or findings that do not belong together.
+    """
+
+    title: str
+    words: tuple[str, ...]
+    maps: Mapping[str, np.ndarray]
+    about: Mapping[str, str] = field(default_factory=dict)
+    numbers: Mapping[str, str] = field(default_factory=dict)
+    sentences: tuple[int, ...] | None = None
+    findings: tuple[FindingMark, ...] = ()
+
+    def __post_init__(self) -> None:
+        where = f"report {self.title!r}"
+        if not self.maps:
+            raise KitError(f"{where} has no map to show: give at least one.")
+        for name, values in self.maps.items():
+            shape = list(np.shape(values))
+            if len(shape) != 4 or shape[0] != len(self.words) or 0 in shape[1:]:
+                raise KitError(
+                    f"map {name!r} of {where} is {shape}; expected [T, V, h, w] with "
+                    f"T = {len(self.words)}, the number of its words."
+                )
+            if not np.all((np.asarray(values) >= 0) & (np.asarray(values) <= 1)):  # NaN, too
+                raise KitError(
+                    f"map {name!r} of {where} leaves the range 0 to 1; use normalised()."
+                )
+        if len({np.shape(values)[1] for values in self.maps.values()}) > 1:
+            raise KitError(f"the maps of {where} are over different numbers of views.")
+        for kind, texts in (("about", self.about), ("numbers", self.numbers)):
+            if unknown := sorted(set(texts) - set(self.maps)):
+                raise KitError(
+                    f"{kind} of {where} names {unknown[0]!r}, which is no map of it: "
+                    f"choose from {', '.join(self.maps)}."
+                )
+        if self.sentences is not None and len(self.sentences) != len(self.words):
+            raise KitError(
+                f"{where} has {len(self.words)} words and {len(self.sentences)} sentence numbers."
+            )
+        for mark in self.findings:
+            if not 0 <= mark.first < mark.end <= len(self.words) or mark.polarity not in SIGNS:
+                raise KitError(
+                    f"finding {mark.title!r} ({mark.polarity}) at words {mark.first} to {mark.end} "
+                    f"does not fit the {len(self.words)} words of {where}."
+                )
+
+
+@dataclass(frozen=True)
+class ScrubberData:
+    """Reports over the same views.
+
+    Attributes:
+        title: heading of the page.
+        views: V grey images, uint8 ``[H, W]``.
+        view_names: V names.
+        reports: one, or several to compare.
+        masks: bool ``[V, H, W]`` by finding, drawn as outlines: where the phantom drew what.
+        synthetic: whether the images are rendered; the page then says so.
+        notes: further sentences below the title.
+
+    Raises:
+        KitError: views, names, masks and maps that do not belong together.
+    """
+
+    title: str
+    views: tuple[np.ndarray, ...]
+    view_names: tuple[str, ...]
+    reports: tuple[ScrubberReport, ...]
+    masks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    synthetic: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        count = len(self.views)
+        for number, view in enumerate(self.views, 1):
+            if not isinstance(view, np.ndarray) or view.ndim != 2 or view.dtype != np.uint8:
+                raise KitError(f"view {number} is no grey image: expected uint8 [H, W].")
+        if not count or len(self.view_names) != count:
+            raise KitError(f"{len(self.view_names)} names for {count} views: give one each.")
+        if not self.reports:
+            raise KitError("there is no report to show: give at least one.")
+        for report in self.reports:
+            over = np.shape(next(iter(report.maps.values())))[1]
+            if over != count:
+                raise KitError(
+                    f"the maps of report {report.title!r} are over {over} views and there are "
+                    f"{count} images."
+                )
+        for name, mask in self.masks.items():
+            shapes = [view.shape for view in self.views]
+            if len(mask) != count or [np.shape(one) for one in mask] != shapes:
+                raise KitError(
+                    f"mask {name!r} {list(np.shape(mask))} does not cover the views "
+                    f"{[list(shape) for shape in shapes]}."
+                )
+
+
+def normalised(values: np.ndarray) -> np.ndarray:
+    """Each word's map divided by its largest value over all views.
+
+    Args:
+        values: ``[T, V, h, w]``, none negative.
+
+    Returns:
+        float32 ``[T, V, h, w]`` in [0, 1]; a word whose map is all zero stays so.
+
+    Raises:
+        KitError: negative or missing values.
+    """
+    values = np.asarray(values, dtype=np.float32)
+    if not np.all(values >= 0):  # false for NaN, too
+        raise KitError("a map holds negative or missing values: only strengths from 0 up show.")
+    top = values.reshape(len(values), -1).max(1, initial=0)
+    return values / np.where(top > 0, top, 1)[:, None, None, None]
+
+
+def peaks(values: np.ndarray) -> np.ndarray:
+    """How far the strongest patch of each word stands out, as a multiple of the mean patch ``[T]``.
+
+    1 = even: the model looks everywhere alike. 0 for a word without any map.
+    """
+    flat = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
+    mean = flat.mean(1)
+    return np.divide(flat.max(1), mean, out=np.zeros_like(mean), where=mean > 0)
+
+
+def shares(values: np.ndarray) -> np.ndarray:
+    """Share of each view in a word's map ``[T, V]``; 0 for a word without any map."""
+    each = np.asarray(values, dtype=np.float64).sum((2, 3))
+    total = each.sum(1, keepdims=True)
+    return np.divide(each, total, out=np.zeros_like(each), where=total > 0)
+
+
+def mark_findings(
+    words: Sequence[str], labeler: FindingLabeler | None = None
+) -> tuple[FindingMark, ...]:
+    """What the words of a report name, as the kit's labeler reads it.
+
+    Args:
+        words: of a cleaned report (lower case, full stops apart), as decoding gives them.
+        labeler: other rules than the kit's.
+    """
+    # Imported here: the labeler brings all metrics with it, which a finished page does not need.
+    from r2genkit.metrics.findings import default_labeler
+    from r2genkit.metrics.findings.labeler import outermost
+
+    labeler = labeler or default_labeler()
+    marks: list[FindingMark] = []
+    sentence: list[int] = []  # word of each piece; the labeler opens hyphens
+    pieces: list[str] = []
+    for place, word in enumerate([*words, "."]):
+        if word != ".":
+            opened = word.replace("-", " ").split()
+            pieces += opened
+            sentence += [place] * len(opened)
+            continue
+        for mention in outermost(labeler.mentions_of_sentence(" ".join(pieces))):
+            first, end = mention.span
+            trigger = sorted({sentence[piece] for piece in mention.trigger_words()})
+            marks.append(
+                FindingMark(
+                    sentence[first],
+                    sentence[end - 1] + 1,
+                    labeler.titles[mention.finding],
+                    mention.polarity,
+                    tuple(trigger),
+                )
+            )
+        sentence, pieces = [], []
+    return tuple(marks)
+
+
+def _over_views(
+    name: str, values: np.ndarray, words: int, views: int, grid: tuple[int, int] | None
+) -> np.ndarray:
+    """A trace ``[T, V, S]`` or a map ``[T, V, h, w]`` as ``[T, V, h, w]`` over the views shown."""
+    values = np.asarray(values, dtype=np.float32)
+    if values.ndim == 3 and values.shape[2]:
+        rows, columns = grid or (math.isqrt(values.shape[2]),) * 2
+        if rows * columns != values.shape[2]:
+            raise KitError(
+                f"{values.shape[2]} patches of {name!r} are no {rows} x {columns} grid; pass "
+                "grid=(rows, columns) of the encoder."
+            )
+        values = values.reshape(*values.shape[:2], rows, columns)
+    if (
+        values.ndim != 4
+        or len(values) != words
+        or values.shape[1] < views
+        or values[:, views:].any()  # on a view that is not there to show
+    ):
+        raise KitError(
+            f"map {name!r} {list(values.shape)} does not fit {words} words and {views} views; "
+            "pass the trace of the same report and all of its views."
+        )
+    return values[:, :views]
+
+
+def scrubber_data(
+    hypothesis: Hypothesis,
+    views: Sequence[np.ndarray],
+    *,
+    title: str = "Where the model looks",
+    system: str = "report",
+    view_names: Sequence[str] | None = None,
+    grid: tuple[int, int] | None = None,
+    more_maps: Mapping[str, np.ndarray] | None = None,
+    about: Mapping[str, str] | None = None,
+    numbers: Mapping[str, str] | None = None,
+    masks: Mapping[str, np.ndarray] | None = None,
+    synthetic: bool = False,
+    notes: Sequence[str] = (),
+    labeler: FindingLabeler | None = None,
+) -> ScrubberData:
+    """Everything the scrubber shows, from a report that was decoded with its trace.
+
+    The first map is "average", the model's own attention (of a Transformer: the mean over the heads
+    of the last decoder layer). A Transformer adds "layer 1 head 1" and so on.
+
+    Args:
+        hypothesis: decoded with ``trace=True`` and a vocabulary.
+        views: grey images uint8 ``[H, W]``; absent views at the end are left out.
+        title: heading of the page.
+        system: heading of the report.
+        view_names: default: frontal and lateral for two.
+        grid: (rows, columns) of the patches; default: square.
+        more_maps: further maps by name, ``[T, V, S]`` or ``[T, V, h, w]``, none negative.
+        about: what a map is, one sentence by name; sentences of the kit's own maps are there.
+        numbers: a measured figure about a map, one sentence by name.
+        masks: bool ``[V, H, W]`` by finding (``r2genkit.viz.transformer.drawn_masks``).
+        synthetic: whether the images are rendered.
+        notes: further sentences below the title.
+        labeler: other rules than the kit's.
+
+    Raises:
+        KitError: the report is empty or has no trace of attention, or shapes that do not belong
+            together.
+    """
+    trace, words = hypothesis.trace, tuple(hypothesis.text.split())
+    if "attention" not in trace:
+        raise KitError(
+            f"the report of {hypothesis.study_id} has no trace of attention: decode it with "
+            "trace=True and a model that attends."
+        )
+    if not words:
+        raise KitError(f"the report of {hypothesis.study_id} is empty: there is no word to show.")
+    views = tuple(np.asarray(view) for view in views)
+    found: dict[str, np.ndarray] = {AVERAGE: trace["attention"]}
+    told: dict[str, str] = {
+        AVERAGE: "Attention over the patches of all views while the word is written."
+    }
+    heads = trace.get("cross_attention")
+    if heads is not None:
+        if np.ndim(heads) != 5:
+            raise KitError(
+                f"cross_attention is {list(np.shape(heads))}; expected [T, layers, heads, V, S]."
+            )
+        layers, count = heads.shape[1:3]
+        told[AVERAGE] = (
+            f"Attention over the patches of all views while the word is written: mean over the "
+            f"{count} heads of decoder layer {layers}, the last one."
+        )
+        for layer in range(layers):
+            for head in range(count):
+                name = f"layer {layer + 1} head {head + 1}"
+                found[name] = heads[:, layer, head]
+                told[name] = f"Attention of head {head + 1} in decoder layer {layer + 1}."
+    sentences = None
+    if "sentence" in trace:
+        sentences = tuple(int(number) for number in np.asarray(trace["sentence"]))
+        told[AVERAGE] = (
+            "Attention over the patches of all views: this model looks once per sentence, and all "
+            "words of a sentence share a map."
+        )
+    found |= dict(more_maps or {})
+    maps = {
+        name: normalised(_over_views(name, values, len(words), len(views), grid))
+        for name, values in found.items()
+    }
+    if view_names is None:
+        view_names = (
+            ("frontal", "lateral")
+            if len(views) == 2
+            else [f"view {number + 1}" for number in range(len(views))]
+        )
+    report = ScrubberReport(
+        title=system,
+        words=words,
+        maps=maps,
+        about=told | dict(about or {}),
+        numbers=dict(numbers or {}),
+        sentences=sentences,
+        findings=mark_findings(words, labeler),
+    )
+    return ScrubberData(
+        title=title,
+        views=views,
+        view_names=tuple(view_names),
+        reports=(report,),
+        masks=dict(masks or {}),
+        synthetic=synthetic,
+        notes=tuple(notes),
+    )
+
+
+def with_maps(
+    data: ScrubberData,
+    maps: Mapping[str, np.ndarray] | None = None,
+    *,
+    about: Mapping[str, str] | None = None,
+    numbers: Mapping[str, str] | None = None,
+    report: int = 0,
+) -> ScrubberData:
+    """The same with further maps, or further sentences under maps, of one report.
+
+    Args:
+        data: is left as it is.
+        maps: ``[T, V, h, w]`` by name, none negative; normalised here.
+        about: what a map is, by name.
+        numbers: a measured figure about a map, by name ("Images swapped: ...").
+        report: which one.
+
+    Raises:
+        KitError: no such report or map, or shapes that do not belong together.
+    """
+    if not 0 <= report < len(data.reports):
+        raise KitError(f"there is no report {report}: the data hold {len(data.reports)}.")
+    old = data.reports[report]
+    new = {
+        name: normalised(_over_views(name, values, len(old.words), len(data.views), None))
+        for name, values in (maps or {}).items()
+    }
+    changed = replace(
+        old,
+        maps={**old.maps, **new},
+        about={**old.about, **(about or {})},
+        numbers={**old.numbers, **(numbers or {})},
+    )
+    reports = (*data.reports[:report], changed, *data.reports[report + 1 :])
+    return replace(data, reports=reports)
+
+
+def side_by_side(*parts: ScrubberData) -> ScrubberData:
+    """Reports of several systems over the same views, to be shown above one another.
+
+    Images, masks and title are those of the first; the others may have seen the same images at
+    another size.
+
+    Raises:
+        KitError: nothing to compare, or other views.
+    """
+    if not parts:
+        raise KitError("there is nothing to compare: give at least one report.")
+    first = parts[0]
+    for other in parts[1:]:
+        if not _same_images(first.views, other.views):
+            raise KitError(
+                f"reports {first.reports[0].title!r} and {other.reports[0].title!r} are about "
+                "different images: compare systems on one study."
+            )
+    return replace(
+        first,
+        reports=tuple(report for part in parts for report in part.reports),
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        synthetic=any(part.synthetic for part in parts),
+    )
+
+
+def _same_images(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
+    """Equal up to what resizing on different ways does."""
+
+    def small(view: np.ndarray) -> np.ndarray:
+        image = Image.fromarray(np.ascontiguousarray(view))
+        return np.asarray(image.resize((16, 16), Image.Resampling.BOX)).astype(float)
+
+    return len(one) == len(other) and all(
+        np.abs(small(a) - small(b)).mean() < 4 for a, b in zip(one, other)
+    )
+
+
+# --- payload, page, widget ----------------------------------------------------------------------
+
+
+def quantised(values: np.ndarray) -> np.ndarray:
+    """Maps in [0, 1] as uint8, rounded to the nearest of ``STEPS`` + 1 levels."""
+    return np.rint(np.asarray(values, dtype=np.float64) * STEPS).astype(np.uint8)
+
+
+def outline(mask: np.ndarray) -> str:
+    """The edges of a bool mask ``[H, W]`` as the path of an SVG, in pixels."""
+    padded = np.pad(np.asarray(mask, dtype=bool), 1)
+    across = padded[1:, 1:-1] != padded[:-1, 1:-1]  # [H + 1, W]: edges above each row
+    down = (padded[1:-1, 1:] != padded[1:-1, :-1]).T  # [W + 1, H]: edges left of each column
+    parts = [f"M{start} {y}h{length}" for y, start, length in _runs(across)]
+    parts += [f"M{x} {start}v{length}" for x, start, length in _runs(down)]
+    return "".join(parts)
+
+
+def _runs(edges: np.ndarray) -> list[tuple[int, int, int]]:
+    """(row, start, length) of each run of True in a row."""
+    change = np.diff(np.pad(edges.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    rows, starts = np.nonzero(change == 1)
+    _, ends = np.nonzero(change == -1)
+    return list(zip(rows.tolist(), starts.tolist(), (ends - starts).tolist()))
+
+
+def _png(pixels: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _map_payload(name: str, report: ScrubberReport) -> dict[str, Any]:
+    values = np.asarray(report.maps[name])
+    head = _HEAD.fullmatch(name)
+    return {
+        "name": name,
+        "about": report.about.get(name, ""),
+        "number": report.numbers.get(name, ""),
+        "head": [int(place) for place in head.groups()] if head else None,
+        "grid": list(values.shape[2:]),
+        "bytes": base64.b64encode(quantised(values).tobytes()).decode("ascii"),
+        # Of the maps before rounding; each number as the page prints it, and a digit more.
+        "peaks": [round(float(peak), 3) for peak in peaks(values)],
+        "shares": [[round(float(share), 4) for share in row] for row in shares(values)],
+    }
+
+
+def payload(data: ScrubberData) -> dict[str, Any]:
+    """What the front end draws from, as plain JSON content.
+
+    Maps are base64 of uint8 ``[T, V, h, w]`` (:func:`quantised`), images are PNGs, masks are paths.
+    """
+    masks = []
+    for place, (name, mask) in enumerate(data.masks.items()):
+        colour = _OUTLINES[place % len(_OUTLINES)]
+        masks.append({"name": name, "colour": colour, "paths": [outline(one) for one in mask]})
+    return {
+        "title": data.title,
+        "synthetic": SYNTHETIC_NOTE if data.synthetic else "",
+        "notes": list(data.notes),
+        "opacity": OPACITY,
+        "views": [
+            {"name": name, "image": _png(view), "height": view.shape[0], "width": view.shape[1]}
+            for name, view in zip(data.view_names, data.views)
+        ],
+        "masks": masks,
+        "reports": [
+            {
+                "title": report.title,
+                "words": list(report.words),
+                "sentences": None if report.sentences is None else list(report.sentences),
+                "findings": [
+                    {
+                        "first": mark.first,
+                        "end": mark.end,
+                        "title": mark.title,
+                        "polarity": mark.polarity,
+                        "trigger": list(mark.trigger),
+                    }
+                    for mark in report.findings
+                ],
+                "maps": [_map_payload(name, report) for name in report.maps],
+            }
+            for report in data.reports
+        ],
+    }
+
+
+@cache
+def _source(name: str) -> str:
+    return (_FOLDER / name).read_text(encoding="utf-8")
+
+
+_PAGE_STYLE = """
+body { margin: 0; background: #fff; }
+body > .r2g-scrubber { margin: 0 auto; }
+noscript { display: block; font: 16px/1.5 system-ui, sans-serif; margin: 1em; color: #1b1b1b; }
+"""
+_START = """
+const place = document.getElementById("scrubber");
+mount(place, JSON.parse(document.getElementById("scrubber-data").textContent));
+window.r2genkitScrubber = place.r2genkitScrubber;
+"""
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}</style>
+</head><body>
+<div id="scrubber"></div>
+<noscript>{texts}</noscript>
+<script id="scrubber-data" type="application/json">{content}</script>
+<script type="module">{script}</script>
+</body></html>
+"""
+_IN_SCRIPT = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
+
+
+def _hash(text: str) -> str:
+    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
+
+
+def scrubber_html(data: ScrubberData) -> str:
+    """One page with images, maps, style and script inside, to be opened by double click.
+
+    Its content security policy lets only its own script and style run, by their hashes, and images
+    only from inside the page; nothing can be loaded or sent. Every text is escaped.
+    """
+    style = _source("scrubber.css") + _PAGE_STYLE
+    script = _source("scrubber.js") + _START
+    policy = "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src {_hash(script)}",
+            f"style-src {_hash(style)}",
+            "img-src data:",
+            "connect-src 'none'",
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
+    )
+    texts = "".join(
+        f"<h2>{html.escape(report.title)}</h2><p>{html.escape(' '.join(report.words))}</p>"
+        for report in data.reports
+    )
+    return _PAGE.format(
+        policy=policy,
+        title=html.escape(data.title),
+        style=style,
+        texts=f"<p>This page needs JavaScript to show where the model looks.</p>{texts}",
+        # In JSON these marks stand in strings only, where they may be written as escapes.
+        content=json.dumps(payload(data), separators=(",", ":")).translate(_IN_SCRIPT),
+        script=script,
+    )
+
+
+def scrubber_widget(data: ScrubberData) -> Any:
+    """The scrubber as a live widget for notebooks, with the same front end as the page.
+
+    Its trait ``pinned`` is ``[report, word]`` of the word that was pinned last, word -1 when the
+    pin is taken off; pointing at words does not reach the kernel.
+
+    Raises:
+        KitError: ``anywidget`` is not installed.
+    """
+    try:
+        anywidget = importlib.import_module("anywidget")
+        traitlets = importlib.import_module("traitlets")
+    except ImportError:
+        raise KitError(
+            "The live scrubber needs anywidget: pip install 'r2genkit[widgets]', or use "
+            "scrubber_html or scrubber_figure."
+        ) from None
+
+    class Scrubber(anywidget.AnyWidget):
+        """Front end and data; see ``r2genkit.viz.widgets.scrubber``."""
+
+        _esm = _source("scrubber.js")
+        _css = _source("scrubber.css")
+        data = traitlets.Dict().tag(sync=True)
+        pinned = traitlets.List([0, -1]).tag(sync=True)
+
+    return Scrubber(data=payload(data))
+
+
+# --- static twin --------------------------------------------------------------------------------
+
+
+def _chosen(report: ScrubberReport, words: Sequence[int | str] | None, limit: int) -> list[int]:
+    """Positions of the words to show in a report; -1 for a word that it does not have."""
+    if words is None:
+        first = next(iter(report.maps.values()))
+        flat = np.asarray(first, dtype=float).reshape(*first.shape[:2], -1)
+        totals = flat.sum((1, 2), keepdims=True)
+        return choose_words(flat / np.where(totals > 0, totals, 1), report.words, limit)
+    places = []
+    for word in words:
+        if isinstance(word, str):
+            places.append(report.words.index(word) if word in report.words else -1)
+        else:
+            places.append(int(word) if 0 <= word < len(report.words) else -1)
+    return places
+
+
+def scrubber_figure(
+    data: ScrubberData,
+    words: Sequence[int | str] | None = None,
+    *,
+    maps: Sequence[str] | None = None,
+    limit: int = 5,
+) -> Figure:
+    """The scrubber without a browser: chosen words over all views, with the number below.
+
+    One row per report and map; the first panel shows the images alone, with the outlines. Heat and
+    opacity are those of the page: 1 is the strongest patch of a word, smoothed between patches.
+
+    Args:
+        data: as for the page.
+        words: positions, or words (their first place in each report); default: content words whose
+            map differs most from the report's mean.
+        maps: names of the maps to show; default: the first one of each report.
+        limit: how many words when none are named.
+
+    Raises:
+        KitError: no such map, or none of the words is in any report.
+    """
+    lines: list[tuple[ScrubberReport, str, list[int]]] = []
+    for report in data.reports:
+        names = [next(iter(report.maps))] if maps is None else [m for m in maps if m in report.maps]
+        lines += [(report, name, _chosen(report, words, limit)) for name in names]
+    if not lines:
+        known = ", ".join(dict.fromkeys(name for report in data.reports for name in report.maps))
+        raise KitError(f"no report has a map called {', '.join(maps or ())}: choose from {known}.")
+    if not any(place >= 0 for _, _, places in lines for place in places):
+        raise KitError(f"none of the words {list(words or ())} is in any report.")
+    height = max(view.shape[0] for view in data.views)
+    backdrop = np.concatenate([_tall(view, height) for view in data.views], axis=1)
+    edges = np.cumsum([0, *(_tall(view, height).shape[1] for view in data.views)])
+
+    columns = 1 + max(len(places) for _, _, places in lines)
+    wide = 2.5 * backdrop.shape[1] / (2 * height)
+    panel = wide * height / backdrop.shape[1]
+    size = [wide * columns + 0.7, (panel + 1.15) * len(lines) + 0.45]
+    figure = plt.figure(figsize=size, layout="constrained")
+    figure.get_layout_engine().set(rect=(0, 0.2 / size[1], 1, 1 - 0.2 / size[1]))
+    axes = figure.subplots(len(lines), columns, squeeze=False)
+    colours = plt.get_cmap("viridis")
+    for axis in axes.flatten():
+        axis.set_axis_off()
+    for row, (report, name, places) in zip(axes, lines):
+        row[0].imshow(backdrop, cmap="gray", vmin=0, vmax=255)
+        row[0].set_title(_plain(" | ".join(data.view_names)), fontsize=8)
+        _draw_outlines(row[0], data, height)
+        values = np.asarray(report.maps[name])
+        high, share = peaks(values), shares(values)
+        for axis, place in zip(row[1:], places):
+            if place < 0:
+                axis.text(0.5, 0.5, "not written", ha="center", va="center", fontsize=8)
+                continue
+            heat = np.concatenate(
+                [
+                    upsample(values[place, view], height, int(edges[view + 1] - edges[view]))
+                    for view in range(len(data.views))
+                ],
+                axis=1,
+            )
+            axis.imshow(backdrop, cmap="gray", vmin=0, vmax=255)
+            axis.imshow(colours(heat), alpha=OPACITY * np.clip(heat, 0, 1) ** 0.5)
+            for edge in edges[1:-1]:
+                axis.axvline(edge - 0.5, color="white", linewidth=0.6)
+            text, style = _heading(report, place)
+            axis.set_title(text, fontsize=8, pad=4, **style)
+            told = f"peak {high[place]:.1f} x even"
+            if len(data.views) > 1:
+                told += ", " + " | ".join(f"{part:.0%}" for part in share[place])
+            axis.text(0.5, -0.04, told, transform=axis.transAxes, ha="center", va="top", fontsize=7)
+        told = f"{report.title}: {name}. {report.numbers.get(name, '')}".rstrip()
+        row[0].text(
+            0, -0.2, _plain(textwrap.fill(told, int(size[0] * 15))),
+            transform=row[0].transAxes, ha="left", va="top", fontsize=8,
+        )  # fmt: skip
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(0, 1), colours), ax=list(axes.flatten()), fraction=0.015,
+        pad=0.01, aspect=30,
+    )  # fmt: skip
+    bar.ax.tick_params(labelsize=6)
+    bar.set_label("share of the word's strongest patch", fontsize=7)
+    figure.suptitle(_plain(data.title), fontsize=10)
+    if data.synthetic:
+        figure.supxlabel("synthetic phantom images", fontsize=7, color="0.4", x=0.995, ha="right")
+    plt.close(figure)  # the caller's alone: a notebook would show it a second time
+    return figure
+
+
+def _plain(text: str) -> str:
+    return text.replace("$", r"\$")  # matplotlib would start a formula
+
+
+def _heading(report: ScrubberReport, place: int) -> tuple[str, dict[str, str]]:
+    """Number, word and sign of the finding it belongs to; its colour."""
+    order = list(SIGNS)
+    named = [mark for mark in report.findings if mark.first <= place < mark.end]
+    text = f"{place + 1}. {report.words[place]}"
+    if report.sentences is not None:
+        text += f" (sentence {report.sentences[place] + 1})"
+    if not named:
+        return _plain(text), {}
+    strongest = min(named, key=lambda mark: (0, 2, 1)[order.index(mark.polarity)])
+    polarity = strongest.polarity
+    return _plain(f"{text} {SIGNS[polarity]}"), {"color": _COLOURS[polarity]}
+
+
+def _tall(view: np.ndarray, height: int) -> np.ndarray:
+    """A view at the height of the tallest one."""
+    if view.shape[0] == height:
+        return view
+    width = max(1, round(view.shape[1] * height / view.shape[0]))
+    return np.asarray(Image.fromarray(view).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _draw_outlines(axis: Any, data: ScrubberData, height: int) -> None:
+    """Masks as lines, their names below the panel."""
+    for place, mask in enumerate(data.masks.values()):
+        whole = np.concatenate(
+            [_tall(np.asarray(one, dtype=np.uint8) * 255, height) for one in mask], axis=1
+        )
+        colour = _OUTLINES[place % len(_OUTLINES)]
+        axis.contour(whole, levels=[127.5], colors=[colour], linewidths=0.9)
+    if data.masks:
+        told = "outlines: " + ", ".join(name.replace("_", " ") for name in data.masks)
+        axis.text(
+            0, -0.04, _plain(textwrap.shorten(told, 60)), transform=axis.transAxes, ha="left",
+            va="top", fontsize=7,
+        )  # fmt: skip
