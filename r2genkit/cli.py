@@ -400,6 +400,65 @@ def generate(
         typer.echo(f"attention figure: {attention}", err=True)
 
 
+@app.command()
+def explain(
+    out: Annotated[Path, typer.Option(help="HTML file to write.")],
+    study: Annotated[
+        str | None, typer.Option(help="Id of a study of the run's own corpus, any part of it.")
+    ] = None,
+    frontal: Annotated[
+        Path | None, typer.Option(help="Instead of --study: frontal radiograph (PNG or JPEG).")
+    ] = None,
+    lateral: Annotated[Path | None, typer.Option(help="Lateral radiograph, optional.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of a trained run; default: the latest one.")
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="Folder of a second run, to be shown below the first.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="greedy, beam or sample; default: as the recipe decodes.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option(help="Warn where given images are unlike the training images.")
+    ] = True,
+    data_dir: DataDir = None,
+) -> None:
+    """Write a page in which each word of a report lights up where the model looked."""
+    from r2genkit.experiments import read_run
+    from r2genkit.experiments.explain import explain_images, explain_study, find_study
+    from r2genkit.experiments.trained import latest_run, load_trained
+    from r2genkit.files import write_text
+    from r2genkit.viz.widgets.scrubber import scrubber_html, side_by_side
+
+    if (study is None) == (frontal is None):
+        raise KitError("give either --study ID or --frontal FILE, so that there is one study")
+    if lateral is not None and frontal is None:
+        raise KitError("--lateral goes with --frontal: a study of the corpus has its own views")
+    folders = [run or latest_run(), *([compare] if compare is not None else [])]
+    parts = []
+    for number, folder in enumerate(folders):
+        system = load_trained(folder)
+        name = (
+            system.recipe.title if len(folders) == 1 else f"{'AB'[number]}: {system.recipe.title}"
+        )
+        if study is None:
+            if check:
+                _warn_unfamiliar(folder, system, system.read(frontal, lateral), data_dir)
+            parts.append(explain_images(system, frontal, lateral, name=name, method=method))
+            continue
+        found, told = find_study(read_run(folder, data_dir=data_dir), study)
+        told = told if len(folders) == 1 else f"{'AB'[number]}: {told}"
+        parts.append(explain_study(system, found, name=name, notes=[told], method=method))
+    data = side_by_side(*parts)
+    write_text(out, scrubber_html(data))
+    for note in data.notes:
+        typer.echo(f"note: {note}", err=True)
+    for report in data.reports:
+        typer.echo(f"{report.title}: {' '.join(report.words)}")
+    typer.echo(f"written: {out}")
+
+
 def _warn_unfamiliar(folder: Path, system, views: list, data_dir: Path | None) -> None:
     """One sentence on stderr where the views of a study are unlike the training images."""
     from r2genkit.experiments.familiarity import distances_of, warning

@@ -184,8 +184,8 @@ class Panel {
     return make("section", { class: "r2g-report", "aria-label": this.report.title },
       make("h2", {}, this.report.title),
       make("div", { class: "r2g-columns" },
-        make("div", { class: "r2g-left" }, views, this.readout, this.buildChoice(), this.about, this.number),
-        make("div", { class: "r2g-right" }, this.text, this.buildHeads())));
+        make("div", { class: "r2g-left" }, views, this.readout, this.about, this.number),
+        make("div", { class: "r2g-right" }, this.text, this.buildChoice(), this.buildHeads())));
   }
 
   drawOutlines({ film, view }, v) {
@@ -198,8 +198,8 @@ class Panel {
       "stroke-width": unit })),
     // The name stands in the corner: colour alone would not tell whose outline it is.
     ...drawn.map((mask, line) => {
-      const name = makeSvg("text", { x: 2 * unit, y: (6 + 6.5 * line) * unit, fill: mask.colour,
-        "font-size": 5.5 * unit });
+      const name = makeSvg("text", { x: 2 * unit, y: (7 + 7.5 * line) * unit, fill: mask.colour,
+        "font-size": 6.5 * unit });
       name.textContent = mask.name.replaceAll("_", " ");
       return name;
     })));
@@ -290,7 +290,7 @@ class Panel {
     const layers = Math.max(...heads.map(({ map }) => map.head[0]));
     const columns = Math.max(...heads.map(({ map }) => map.head[1]));
     const grid = make("div", { class: "r2g-heads", role: "group", "aria-label": "layers and heads" });
-    grid.style.gridTemplateColumns = `auto repeat(${columns}, minmax(0, 4.2rem))`;
+    grid.style.gridTemplateColumns = `1.2rem repeat(${columns}, minmax(0, 4.2rem))`;
     grid.append(make("span"), ...Array.from({ length: columns }, (_, h) => make("span", {}, String(h + 1))));
     for (let layer = 1; layer <= layers; layer += 1) {
       grid.append(make("span", {}, String(layer)));
@@ -308,7 +308,7 @@ class Panel {
         grid.append(cell);
       }
     }
-    this.heads = make("details", { open: true },
+    this.heads = make("details", { class: "r2g-heads-box", open: true },
       make("summary", {}, "every layer (rows) and head (columns) at this word"), grid);
     this.heads.addEventListener("toggle", () => this.draw());
     return this.heads;

@@ -1,0 +1,151 @@
+"""One study of a trained run, word by word: what ``r2genkit explain`` shows."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from r2genkit.corpora import load_corpus
+from r2genkit.errors import KitError
+from r2genkit.experiments.data import PreparedText
+from r2genkit.experiments.private_set import pixels_of, views_of
+from r2genkit.experiments.runner import RunResult
+from r2genkit.experiments.trained import TrainedSystem
+from r2genkit.study import Study, by_id
+from r2genkit.viz.transformer import drawn_masks
+from r2genkit.viz.widgets.scrubber import ScrubberData, scrubber_data
+
+_PARTS = {"train": "training", "validation": "validation", "test": "test"}
+
+
+def find_study(result: RunResult, study_id: str) -> tuple[Study, str]:
+    """A study of a run's corpus, and one sentence that says to which part of the split it belongs.
+
+    Args:
+        result: a finished run.
+        study_id: of a study in any part, or of one that the split leaves out.
+
+    Raises:
+        KitError: no such study; the nearest ids are named.
+    """
+    text = result.text()
+    if study_id in text.studies:
+        return text.studies[study_id], _part(text, study_id)
+    data = result.recipe.data
+    # As ``prepare_text`` reads it, before its filters.
+    options = {"seed": data.split_seed} if data.corpus == "phantom" else {}
+    every = by_id(load_corpus(data.corpus, data_dir=result.data_dir, **options))
+    if study_id in every:
+        return every[study_id], f"Study {study_id} is in no part of the run's split."
+    near = difflib.get_close_matches(study_id, every, n=3, cutoff=0.5)
+    told = "the nearest ids are" if near else "ids of its test set are"
+    raise KitError(
+        f"corpus {data.corpus} has no study {study_id!r}: {told} "
+        f"{', '.join(near or text.split.test[:3])}"
+    )
+
+
+def _part(text: PreparedText, study_id: str) -> str:
+    part = next(name for name in _PARTS if study_id in getattr(text.split, name))
+    seen = {
+        "train": "; the model learnt from its report",
+        "validation": "; its report helped to choose the weights",
+        "test": "",
+    }
+    return f"Study {study_id} is in the {_PARTS[part]} set{seen[part]}."
+
+
+def explain_study(
+    system: TrainedSystem,
+    study: Study,
+    *,
+    name: str,
+    notes: Sequence[str] = (),
+    method: str | None = None,
+) -> ScrubberData:
+    """The report that a system writes about a study, with its maps; of a phantom, with outlines.
+
+    Args:
+        system: a trained system that attends.
+        study: with at least one image.
+        name: heading of the report.
+        notes: sentences below the title.
+        method: "greedy", "beam" or "sample"; default: as the recipe decodes.
+
+    Raises:
+        KitError: no image, a model without attention, an empty report, or an unknown method.
+    """
+    seen = views_of(study)
+    pixels = pixels_of(study, system.recipe.encoder)
+    places = [study.views.index(view) for view in seen]
+    drawn = drawn_masks(study, system.recipe.encoder.image_size)
+    return _explained(
+        system,
+        pixels,
+        title=f"Where the model looks: study {study.id}",
+        name=name,
+        view_names=[
+            view.projection if view.projection != "unknown" else f"view {number}"
+            for number, view in enumerate(seen, 1)
+        ],
+        masks={found: mask[places] for found, mask in drawn.items() if mask[places].any()},
+        notes=notes,
+        method=method,
+        synthetic=system.synthetic,
+    )
+
+
+def explain_images(
+    system: TrainedSystem,
+    frontal: Path,
+    lateral: Path | None = None,
+    *,
+    name: str,
+    notes: Sequence[str] = (),
+    method: str | None = None,
+) -> ScrubberData:
+    """As :func:`explain_study`, of one or two image files.
+
+    Raises:
+        KitError: an unreadable file, or as ``explain_study``.
+    """
+    pixels = system.read(frontal, lateral)
+    told = list(notes)
+    if system.synthetic:
+        told.append(
+            f"{name} was trained on synthetic phantom images; what it writes about a real "
+            "radiograph means nothing clinically."
+        )
+    return _explained(
+        system,
+        pixels,
+        title=f"Where the model looks: {Path(frontal).name}",
+        name=name,
+        view_names=["frontal", "lateral"][: len(pixels)],
+        masks={},
+        notes=told,
+        method=method,
+        synthetic=False,
+    )
+
+
+def _explained(
+    system: TrainedSystem,
+    pixels: Sequence[np.ndarray],
+    *,
+    name: str,
+    method: str | None,
+    **options,
+) -> ScrubberData:
+    hypothesis = system.report_of(pixels, method=method, trace=True)
+    if "attention" not in hypothesis.trace:
+        raise KitError(
+            f"{system.recipe.title} does not attend to patches, so its words have no maps: take "
+            "another run, such as one of 03_show_attend_tell or 06_r2gen"
+        )
+    if not hypothesis.text:
+        raise KitError(f"{system.recipe.title} writes an empty report: there is no word to show")
+    return scrubber_data(hypothesis, pixels, system=name, **options)
