@@ -446,10 +446,9 @@ def explain(
             if check:
                 _warn_unfamiliar(folder, system, system.read(frontal, lateral), data_dir)
             parts.append(explain_images(system, frontal, lateral, name=name, method=method))
-            continue
-        found, told = find_study(read_run(folder, data_dir=data_dir), study)
-        told = told if len(folders) == 1 else f"{'AB'[number]}: {told}"
-        parts.append(explain_study(system, found, name=name, notes=[told], method=method))
+        else:
+            found, note = find_study(read_run(folder, data_dir=data_dir), study)
+            parts.append(explain_study(system, found, name=name, notes=[note], method=method))
     data = side_by_side(*parts)
     write_text(out, scrubber_html(data))
     for note in data.notes:

@@ -33,13 +33,14 @@ def find_study(result: RunResult, study_id: str) -> tuple[Study, str]:
     """
     text = result.text()
     if study_id in text.studies:
-        return text.studies[study_id], _part(text, study_id)
+        return text.studies[study_id], _part(text, study_id, result.recipe.title)
     data = result.recipe.data
     # As ``prepare_text`` reads it, before its filters.
     options = {"seed": data.split_seed} if data.corpus == "phantom" else {}
     every = by_id(load_corpus(data.corpus, data_dir=result.data_dir, **options))
     if study_id in every:
-        return every[study_id], f"Study {study_id} is in no part of the run's split."
+        told = f"Study {study_id} is in no part of the split of {result.recipe.title}."
+        return every[study_id], told
     near = difflib.get_close_matches(study_id, every, n=3, cutoff=0.5)
     told = "the nearest ids are" if near else "ids of its test set are"
     raise KitError(
@@ -48,11 +49,11 @@ def find_study(result: RunResult, study_id: str) -> tuple[Study, str]:
     )
 
 
-def _part(text: PreparedText, study_id: str) -> str:
+def _part(text: PreparedText, study_id: str, system: str) -> str:
     part = next(name for name in _PARTS if study_id in getattr(text.split, name))
     seen = {
-        "train": "; the model learnt from its report",
-        "validation": "; its report helped to choose the weights",
+        "train": f"; {system} learnt from its report",
+        "validation": f"; its report helped to choose the weights of {system}",
         "test": "",
     }
     return f"Study {study_id} is in the {_PARTS[part]} set{seen[part]}."
