@@ -14,6 +14,7 @@ from r2genkit.experiments.data import PreparedText
 from r2genkit.experiments.private_set import pixels_of, views_of
 from r2genkit.experiments.runner import RunResult
 from r2genkit.experiments.trained import TrainedSystem
+from r2genkit.metrics.findings import default_labeler
 from r2genkit.study import Study, by_id
 from r2genkit.viz.transformer import drawn_masks
 from r2genkit.viz.widgets.scrubber import ScrubberData, scrubber_data
@@ -82,6 +83,7 @@ def explain_study(
     seen = views_of(study)
     pixels = pixels_of(study, system.recipe.encoder)
     places = [study.views.index(view) for view in seen]
+    titles = default_labeler().titles
     drawn = drawn_masks(study, system.recipe.encoder.image_size)
     return _explained(
         system,
@@ -92,7 +94,7 @@ def explain_study(
             view.projection if view.projection != "unknown" else f"view {number}"
             for number, view in enumerate(seen, 1)
         ],
-        masks={found: mask[places] for found, mask in drawn.items() if mask[places].any()},
+        masks={titles[found]: mask[places] for found, mask in drawn.items() if mask[places].any()},
         notes=notes,
         method=method,
         synthetic=system.synthetic,

@@ -14,6 +14,7 @@ COMMANDS = [
     ["rates"],
     ["evaluate"],
     ["generate"],
+    ["explain"],
     ["private"],
     ["score"],
     ["compare"],

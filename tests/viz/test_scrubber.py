@@ -21,6 +21,7 @@ from r2genkit.viz.widgets import scrubber
 from r2genkit.viz.widgets.scrubber import (
     FindingMark,
     ScrubberReport,
+    fading,
     mark_findings,
     normalised,
     outline,
@@ -376,7 +377,8 @@ def test_widget_without_anywidget_says_what_to_install(monkeypatch):
 
 
 def texts_of(figure):
-    return [text.get_text() for axis in figure.axes for text in [axis.title, *axis.texts]]
+    inside = [text for axis in figure.axes for text in [axis.title, *axis.texts]]
+    return [text.get_text() for text in [*inside, *figure.texts]]
 
 
 def test_figure_shows_words_numbers_and_both_reports(tmp_path):
@@ -393,7 +395,7 @@ def test_figure_shows_words_numbers_and_both_reports(tmp_path):
     high = peaks(data.reports[0].maps["average"])[3]
     assert f"peak {high:.1f} x even, {share[0]:.0%} | {share[1]:.0%}" in told
     assert any(text.replace("\n", " ").startswith("A: average. Swap test") for text in told)
-    assert figure._supxlabel.get_text() == "synthetic phantom images"
+    assert "synthetic phantom images" in told
     figure.savefig(tmp_path / "figure.png")  # texts with $ must not be read as formulas
     assert not plt.get_fignums()
 
@@ -408,9 +410,27 @@ def test_figure_draws_the_maps_of_the_page():
     for view in range(2):
         want = scrubber.OPACITY * np.sqrt(values[view, 1, 1])
         assert heat.get_alpha()[13, 27 * view + 13] == pytest.approx(want, rel=1e-5)
-    chosen = scrubber_figure(data, limit=2)
-    titles = [axis.get_title() for axis in chosen.axes if axis.get_title()[:1].isdigit()]
-    assert len(titles) == 2
+
+
+def test_figure_chooses_words_of_findings_and_fades_an_even_look():
+    data = scrubber_data(flat(), films())
+    (report,) = data.reports
+    even = {"average": report.maps["average"].copy()}
+    even["average"][6] = 1  # pneumothorax
+    data = dataclasses.replace(data, reports=(dataclasses.replace(report, maps=even),))
+    figure = scrubber_figure(data, limit=2)
+    panels = [axis for axis in figure.axes if axis.get_title()[:1].isdigit()]
+    wanted = sorted(mark.first for mark in report.findings)
+    assert [int(axis.get_title().split(".")[0]) - 1 for axis in panels] == wanted
+    assert panels[0].images[1].get_alpha().max() > 0.3
+    assert panels[1].images[1].get_alpha().max() == 0
+    plain = dataclasses.replace(report, findings=())
+    figure = scrubber_figure(dataclasses.replace(data, reports=(plain,)), limit=3)
+    assert sum(axis.get_title()[:1].isdigit() for axis in figure.axes) == 3
+
+
+def test_an_even_look_is_not_drawn():
+    assert fading(np.array([0, 1, 1.25, 2, 9])).tolist() == [0, 0, 0.25, 1, 1]
 
 
 def test_figure_of_nothing():

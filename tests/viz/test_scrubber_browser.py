@@ -382,18 +382,22 @@ def test_two_reports_have_overlays_of_their_own(page, tmp_path):
 
 
 def test_opacity_scale_and_outlines_are_followed(page, tmp_path):
-    data = made()
-    values = {
-        name: np.where(np.arange(8)[:, None, None, None] == 3, 1.0, one)  # word 3 looks evenly
-        for name, one in data.reports[0].maps.items()
-    }
-    report = ScrubberReport("reader", WORDS, values)
+    values = maps_with(average)
+    values[3] = 1.0  # an even look: its strongest patch is 1.0 times the mean
+    values[4] = np.where(np.arange(GRID) < 3, 1.0, 0.0)  # a broad one: 2.3 times
+    report = ScrubberReport("reader", WORDS, {"average": values})
     opened(page, tmp_path, made(reports=(report,)))
     patches(page)
     page.hover(3)
-    assert page.heat(0)[..., 3].min() == round(255 * OPACITY)
-    page.click(".r2g-shared")  # on the scale of the report, an even look is weak
-    assert page.heat(0)[..., 3].max() < 255 * OPACITY / 2
+    assert page.heat(0)[..., 3].max() == 0
+    told = page.js("document.querySelector('.r2g-readout').textContent")
+    assert "strongest patch 1.0 × an even look (nearly everywhere alike)" in told
+    page.hover(4)
+    assert page.heat(0)[..., 3].max() == round(255 * OPACITY)
+    page.click(".r2g-shared")  # on the scale of the report, a broad look is weak
+    top = 98 / (0.02 * 97 + 1)  # of the words that look at one patch
+    want = round(255 * OPACITY * np.sqrt(round(255 * (7 / 3) / top) / 255))
+    assert abs(page.heat(0)[..., 3].max() - want) <= 1
     page.click(".r2g-shared")
     page.js(
         "(() => { const s = document.querySelector('.r2g-opacity'); s.value = 20;"

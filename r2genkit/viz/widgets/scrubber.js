@@ -24,6 +24,9 @@ const PALETTE = Array.from({ length: 256 }, (_, level) => {
 // Weak attention lets the image through.
 const opacityOf = (level, opacity) => Math.round(255 * opacity * Math.sqrt(level / 255));
 
+// A look that is spread evenly names no place: at a peak of 1 nothing is drawn, from 2 on all of it.
+const fading = (peak) => Math.min(1, Math.max(0, peak - 1));
+
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -86,7 +89,8 @@ function paint(canvas, map, word, view, factor, settings) {
   const start = (word * map.views + view) * rows * columns;
   const across = between(columns, zoom, settings.smooth);
   const down = between(rows, zoom, settings.smooth);
-  const alphas = PALETTE.map((_, level) => opacityOf(level, settings.opacity));
+  const opacity = settings.opacity * fading(map.peaks[word]);
+  const alphas = PALETTE.map((_, level) => opacityOf(level, opacity));
   let at = 0;
   for (let y = 0; y < height; y += 1) {
     const above = start + down.low[y] * columns;
@@ -184,25 +188,34 @@ class Panel {
     return make("section", { class: "r2g-report", "aria-label": this.report.title },
       make("h2", {}, this.report.title),
       make("div", { class: "r2g-columns" },
-        make("div", { class: "r2g-left" }, views, this.readout, this.about, this.number),
+        make("div", { class: "r2g-left" }, views, this.buildNames(), this.readout, this.about, this.number),
         make("div", { class: "r2g-right" }, this.text, this.buildChoice(), this.buildHeads())));
   }
 
+  // Each outline bears a number beside its colour; the names stand below the views.
   drawOutlines({ film, view }, v) {
-    const drawn = this.data.masks.filter((mask) => mask.paths[v]);
+    const drawn = this.data.masks.map((mask, i) => ({ ...mask, i })).filter((mask) => mask.paths[v]);
     if (!drawn.length) return;
     const unit = view.width / 100;
     film.append(makeSvg("svg", { class: "r2g-drawn", viewBox: `0 0 ${view.width} ${view.height}`,
       preserveAspectRatio: "none", "aria-hidden": "true" },
     ...drawn.map((mask) => makeSvg("path", { d: mask.paths[v], fill: "none", stroke: mask.colour,
-      "stroke-width": unit })),
-    // The name stands in the corner: colour alone would not tell whose outline it is.
-    ...drawn.map((mask, line) => {
-      const name = makeSvg("text", { x: 2 * unit, y: (7 + 7.5 * line) * unit, fill: mask.colour,
-        "font-size": 6.5 * unit });
-      name.textContent = mask.name.replaceAll("_", " ");
-      return name;
+      "stroke-width": 0.9 * unit })),
+    ...drawn.map((mask) => {
+      const [x, y] = mask.tops[v];
+      return makeSvg("text", { x: Math.min(Math.max(x, 4 * unit), view.width - 4 * unit),
+        y: Math.max(y - unit, 7 * unit), fill: mask.colour, "font-size": 7 * unit,
+        "text-anchor": "middle" }, String(mask.i + 1));
     })));
+  }
+
+  buildNames() {
+    if (!this.data.masks.length) return make("span", { hidden: true });
+    return make("p", { class: "r2g-names" }, "drawn: ", ...this.data.masks.flatMap((mask, i) => {
+      const number = make("b", {}, String(i + 1));
+      number.style.background = mask.colour;
+      return [make("span", {}, number, ` ${mask.name.replaceAll("_", " ")}`), " "];
+    }));
   }
 
   buildText() {
@@ -368,6 +381,7 @@ class Panel {
     const facts = [];
     facts.push(map.peaks[t] > 0
       ? `strongest patch ${map.peaks[t].toFixed(1)} \u00d7 an even look`
+        + (map.peaks[t] < 1.2 ? " (nearly everywhere alike)" : "")
       : "this map has nothing for this word");
     if (this.report.sentences) facts.push(`sentence ${this.numbers[t] + 1}: all its words share this map`);
     for (const mark of this.marks[t]) {
@@ -451,6 +465,7 @@ export function mount(root, data, tell = () => {}) {
   controls, key.node, ...panels.map((panel) => panel.node),
   make("p", { class: "r2g-foot" },
     "A map shows what the model attended to while it wrote a word, not that the word depends on it. "
+    + "The nearer a look is to even, the fainter it is drawn: nothing at 1 \u00d7, all of it from 2 \u00d7 on. "
     + "Maps are stored in 256 steps: values are off by at most 0.2\u202f% of a word's strongest patch. "
     + "Findings are marked by the kit's rules."));
   redraw();

@@ -31,6 +31,7 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from r2genkit.errors import KitError
@@ -219,6 +220,15 @@ def peaks(values: np.ndarray) -> np.ndarray:
     return np.divide(flat.max(1), mean, out=np.zeros_like(mean), where=mean > 0)
 
 
+def fading(peak: np.ndarray) -> np.ndarray:
+    """How much of a map is drawn: none of an even look (peak 1), all from a peak of 2 on.
+
+    A look that is spread evenly names no place, and its map, divided by its own maximum, would
+    shine everywhere.
+    """
+    return np.clip(np.asarray(peak) - 1, 0, 1)
+
+
 def shares(values: np.ndarray) -> np.ndarray:
     """Share of each view in a word's map ``[T, V]``; 0 for a word without any map."""
     each = np.asarray(values, dtype=np.float64).sum((2, 3))
@@ -351,9 +361,10 @@ def scrubber_data(
                 f"cross_attention is {list(np.shape(heads))}; expected [T, layers, heads, V, S]."
             )
         layers, count = heads.shape[1:3]
+        which = "the one decoder layer" if layers == 1 else f"decoder layer {layers}, the last one"
         told[AVERAGE] = (
-            f"Attention over the patches of all views while the word is written: mean over the "
-            f"{count} heads of decoder layer {layers}, the last one."
+            "Attention over the patches of all views while the word is written: mean over the "
+            f"{count} heads of {which}."
         )
         for layer in range(layers):
             for head in range(count):
@@ -499,6 +510,14 @@ def _runs(edges: np.ndarray) -> list[tuple[int, int, int]]:
     return list(zip(rows.tolist(), starts.tolist(), (ends - starts).tolist()))
 
 
+def _top(mask: np.ndarray) -> list[int]:
+    """A highest point (x, y) of a mask; [0, 0] of an empty one."""
+    rows, columns = np.nonzero(mask)
+    if not len(rows):
+        return [0, 0]
+    return [int(np.median(columns[rows == rows[0]])), int(rows[0])]
+
+
 def _png(pixels: np.ndarray) -> str:
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG", optimize=True)
@@ -529,7 +548,14 @@ def payload(data: ScrubberData) -> dict[str, Any]:
     masks = []
     for place, (name, mask) in enumerate(data.masks.items()):
         colour = _OUTLINES[place % len(_OUTLINES)]
-        masks.append({"name": name, "colour": colour, "paths": [outline(one) for one in mask]})
+        masks.append(
+            {
+                "name": name,
+                "colour": colour,
+                "paths": [outline(one) for one in mask],
+                "tops": [_top(one) for one in mask],
+            }
+        )
     return {
         "title": data.title,
         "synthetic": SYNTHETIC_NOTE if data.synthetic else "",
@@ -666,6 +692,10 @@ def scrubber_widget(data: ScrubberData) -> Any:
 def _chosen(report: ScrubberReport, words: Sequence[int | str] | None, limit: int) -> list[int]:
     """Positions of the words to show in a report; -1 for a word that it does not have."""
     if words is None:
+        order = ("positive", "uncertain", "negative")
+        marks = sorted(report.findings, key=lambda mark: order.index(mark.polarity))
+        if marks:
+            return sorted(list(dict.fromkeys(mark.first for mark in marks))[:limit])
         first = next(iter(report.maps.values()))
         flat = np.asarray(first, dtype=float).reshape(*first.shape[:2], -1)
         totals = flat.sum((1, 2), keepdims=True)
@@ -693,8 +723,9 @@ def scrubber_figure(
 
     Args:
         data: as for the page.
-        words: positions, or words (their first place in each report); default: content words whose
-            map differs most from the report's mean.
+        words: positions, or words (their first place in each report); default: the first words of
+            findings, affirmed ones first; without findings, content words whose map differs most
+            from the report's mean.
         maps: names of the maps to show; default: the first one of each report.
         limit: how many words when none are named.
 
@@ -714,25 +745,47 @@ def scrubber_figure(
     backdrop = np.concatenate([_tall(view, height) for view in data.views], axis=1)
     edges = np.cumsum([0, *(_tall(view, height).shape[1] for view in data.views)])
 
+    # Placed by hand, in inches: long sentences between rows of panels confuse automatic layouts.
     columns = 1 + max(len(places) for _, _, places in lines)
     wide = 2.5 * backdrop.shape[1] / (2 * height)
     panel = wide * height / backdrop.shape[1]
-    size = [wide * columns + 0.7, (panel + 1.15) * len(lines) + 0.45]
-    figure = plt.figure(figsize=size, layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0.2 / size[1], 1, 1 - 0.2 / size[1]))
-    axes = figure.subplots(len(lines), columns, squeeze=False)
+    across = columns * (wide + 0.1) + 0.75
+    told = [
+        textwrap.wrap(f"{one.title}: {name}. {one.numbers.get(name, '')}", int(15 * across))
+        for one, name, _ in lines
+    ]
+    rows = [0.17 * len(text) + 0.3 + panel + 0.3 for text in told]
+    down = 0.35 + sum(rows) + 0.3
+    figure = plt.figure(figsize=(across, down))
     colours = plt.get_cmap("viridis")
-    for axis in axes.flatten():
-        axis.set_axis_off()
-    for row, (report, name, places) in zip(axes, lines):
-        row[0].imshow(backdrop, cmap="gray", vmin=0, vmax=255)
-        row[0].set_title(_plain(" | ".join(data.view_names)), fontsize=8)
-        _draw_outlines(row[0], data, height)
+
+    def axis_at(left: float, top: float, width: float, tall: float) -> Any:
+        place = (left / across, 1 - (top + tall) / down, width / across, tall / down)
+        return figure.add_axes(place)
+
+    def write(left: float, top: float, text: str, **style: Any) -> None:
+        where = {"ha": "left", "va": "top", "fontsize": 8} | style
+        figure.text(left / across, 1 - top / down, _plain(text), **where)
+
+    write(across / 2, 0.08, data.title, ha="center", fontsize=10)
+    top = 0.35
+    for (report, name, places), text, room in zip(lines, told, rows):
+        write(0.1, top, "\n".join(text))
+        first = top + 0.17 * len(text) + 0.3
         values = np.asarray(report.maps[name])
         high, share = peaks(values), shares(values)
-        for axis, place in zip(row[1:], places):
-            if place < 0:
+        for column, place in enumerate([None, *places]):
+            axis = axis_at(0.1 + column * (wide + 0.1), first, wide, panel)
+            axis.set_axis_off()
+            if place is not None and place < 0:
                 axis.text(0.5, 0.5, "not written", ha="center", va="center", fontsize=8)
+                continue
+            axis.imshow(backdrop, cmap="gray", vmin=0, vmax=255, aspect="auto")
+            for edge in edges[1:-1]:
+                axis.axvline(edge - 0.5, color="white", linewidth=0.6)
+            if place is None:
+                axis.set_title(_plain(" | ".join(data.view_names)), fontsize=8, pad=4)
+                _draw_outlines(axis, data, height)
                 continue
             heat = np.concatenate(
                 [
@@ -741,30 +794,35 @@ def scrubber_figure(
                 ],
                 axis=1,
             )
-            axis.imshow(backdrop, cmap="gray", vmin=0, vmax=255)
-            axis.imshow(colours(heat), alpha=OPACITY * np.clip(heat, 0, 1) ** 0.5)
-            for edge in edges[1:-1]:
-                axis.axvline(edge - 0.5, color="white", linewidth=0.6)
-            text, style = _heading(report, place)
-            axis.set_title(text, fontsize=8, pad=4, **style)
-            told = f"peak {high[place]:.1f} x even"
+            opacity = OPACITY * float(fading(high[place]))
+            axis.imshow(colours(heat), alpha=opacity * np.clip(heat, 0, 1) ** 0.5, aspect="auto")
+            heading, style = _heading(report, place)
+            axis.set_title(heading, fontsize=8, pad=4, **style)
+            under = f"peak {high[place]:.1f} x even"
             if len(data.views) > 1:
-                told += ", " + " | ".join(f"{part:.0%}" for part in share[place])
-            axis.text(0.5, -0.04, told, transform=axis.transAxes, ha="center", va="top", fontsize=7)
-        told = f"{report.title}: {name}. {report.numbers.get(name, '')}".rstrip()
-        row[0].text(
-            0, -0.2, _plain(textwrap.fill(told, int(size[0] * 15))),
-            transform=row[0].transAxes, ha="left", va="top", fontsize=8,
-        )  # fmt: skip
+                under += ", " + " | ".join(f"{part:.0%}" for part in share[place])
+            axis.text(
+                0.5, -0.04, under, transform=axis.transAxes, ha="center", va="top", fontsize=7
+            )
+        top += room
     bar = figure.colorbar(
-        ScalarMappable(Normalize(0, 1), colours), ax=list(axes.flatten()), fraction=0.015,
-        pad=0.01, aspect=30,
-    )  # fmt: skip
+        ScalarMappable(Normalize(0, 1), colours),
+        cax=axis_at(across - 0.6, 0.35 + 0.17 * len(told[0]) + 0.3, 0.1, panel),
+    )
     bar.ax.tick_params(labelsize=6)
-    bar.set_label("share of the word's strongest patch", fontsize=7)
-    figure.suptitle(_plain(data.title), fontsize=10)
+    bar.set_label("share of the word's strongest patch", fontsize=6)
+    if data.masks:
+        handles = [
+            Line2D([], [], color=_OUTLINES[place % len(_OUTLINES)], label=name.replace("_", " "))
+            for place, name in enumerate(data.masks)
+        ]
+        figure.legend(
+            handles=handles, loc="lower left", ncols=min(6, len(handles)), fontsize=7,
+            frameon=False, borderaxespad=0.2,
+        )  # fmt: skip
     if data.synthetic:
-        figure.supxlabel("synthetic phantom images", fontsize=7, color="0.4", x=0.995, ha="right")
+        write(across - 0.05, down - 0.16, "synthetic phantom images", ha="right", fontsize=7,
+              color="0.4")  # fmt: skip
     plt.close(figure)  # the caller's alone: a notebook would show it a second time
     return figure
 
@@ -796,16 +854,10 @@ def _tall(view: np.ndarray, height: int) -> np.ndarray:
 
 
 def _draw_outlines(axis: Any, data: ScrubberData, height: int) -> None:
-    """Masks as lines, their names below the panel."""
+    """Masks as lines."""
     for place, mask in enumerate(data.masks.values()):
         whole = np.concatenate(
             [_tall(np.asarray(one, dtype=np.uint8) * 255, height) for one in mask], axis=1
         )
         colour = _OUTLINES[place % len(_OUTLINES)]
         axis.contour(whole, levels=[127.5], colors=[colour], linewidths=0.9)
-    if data.masks:
-        told = "outlines: " + ", ".join(name.replace("_", " ") for name in data.masks)
-        axis.text(
-            0, -0.04, _plain(textwrap.shorten(told, 60)), transform=axis.transAxes, ha="left",
-            va="top", fontsize=7,
-        )  # fmt: skip
