@@ -810,7 +810,7 @@ def scrubber_figure(
         cax=axis_at(across - 0.6, 0.35 + 0.17 * len(told[0]) + 0.3, 0.1, panel),
     )
     bar.ax.tick_params(labelsize=6)
-    bar.set_label("share of the word's strongest patch", fontsize=6)
+    bar.set_label("of the word's strongest patch", fontsize=6)
     if data.masks:
         handles = [
             Line2D([], [], color=_OUTLINES[place % len(_OUTLINES)], label=name.replace("_", " "))
