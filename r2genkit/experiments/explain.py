@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,14 @@ import numpy as np
 from r2genkit.corpora import load_corpus
 from r2genkit.errors import KitError
 from r2genkit.experiments.data import PreparedText
+from r2genkit.experiments.faithfulness import read_faithfulness_rows, sentence_of
 from r2genkit.experiments.private_set import pixels_of, views_of
 from r2genkit.experiments.runner import RunResult
 from r2genkit.experiments.trained import TrainedSystem
 from r2genkit.metrics.findings import default_labeler
 from r2genkit.study import Study, by_id
 from r2genkit.viz.transformer import drawn_masks
-from r2genkit.viz.widgets.scrubber import ScrubberData, scrubber_data
+from r2genkit.viz.widgets.scrubber import AVERAGE, ScrubberData, scrubber_data
 
 _PARTS = {"train": "training", "validation": "validation", "test": "test"}
 
@@ -60,12 +61,27 @@ def _part(text: PreparedText, study_id: str, system: str) -> str:
     return f"Study {study_id} is in the {_PARTS[part]} set{seen[part]}."
 
 
+def measured(result: RunResult) -> dict[str, str]:
+    """What has been measured about the attention of this very run, to stand under its map.
+
+    By name of the map; empty where ``r2genkit faithfulness`` has not measured the run, or has
+    measured it with another recipe, seed or code.
+    """
+    row = result.row
+    own = ("run", "seed", "recipe_hash", "code_hash", "split_fingerprint")
+    for found in read_faithfulness_rows(row.profile, corpus=row.corpus):
+        if found.map == "attention" and all(getattr(found, k) == getattr(row, k) for k in own):
+            return {AVERAGE: sentence_of(found)}
+    return {}
+
+
 def explain_study(
     system: TrainedSystem,
     study: Study,
     *,
     name: str,
     notes: Sequence[str] = (),
+    numbers: Mapping[str, str] | None = None,
     method: str | None = None,
 ) -> ScrubberData:
     """The report that a system writes about a study, with its maps; of a phantom, with outlines.
@@ -75,6 +91,7 @@ def explain_study(
         study: with at least one image.
         name: heading of the report.
         notes: sentences below the title.
+        numbers: a measured figure about a map, one sentence by name (:func:`measured`).
         method: "greedy", "beam" or "sample"; default: as the recipe decodes.
 
     Raises:
@@ -96,6 +113,7 @@ def explain_study(
         ],
         masks={titles[found]: mask[places] for found, mask in drawn.items() if mask[places].any()},
         notes=notes,
+        numbers=numbers,
         method=method,
         synthetic=system.synthetic,
     )
@@ -108,6 +126,7 @@ def explain_images(
     *,
     name: str,
     notes: Sequence[str] = (),
+    numbers: Mapping[str, str] | None = None,
     method: str | None = None,
 ) -> ScrubberData:
     """As :func:`explain_study`, of one or two image files.
@@ -130,6 +149,7 @@ def explain_images(
         view_names=["frontal", "lateral"][: len(pixels)],
         masks={},
         notes=told,
+        numbers=numbers,
         method=method,
         synthetic=False,
     )

@@ -10,9 +10,11 @@ from PIL import Image
 
 from r2genkit import cli
 from r2genkit.experiments import run
-from r2genkit.experiments.explain import explain_study, find_study
+from r2genkit.experiments.explain import explain_study, find_study, measured
+from r2genkit.experiments.faithfulness import FaithfulnessRow, sentence_of
 from r2genkit.experiments.private_set import pixels_of
 from r2genkit.metrics.findings import default_labeler
+from r2genkit.paths import results_dir
 from r2genkit.viz.transformer import drawn_masks
 
 # Fewer studies than worker processes are started for.
@@ -103,6 +105,42 @@ def test_a_test_study_is_shown_as_the_run_reported_it(finished, monkeypatch, cap
     assert masks and [mask["name"] for mask in content["masks"]] == [titles[one] for one in masks]
     for mask, drawn in zip(content["masks"], masks.values()):
         assert [bool(path) for path in mask["paths"]] == drawn.any((1, 2)).tolist()
+
+
+def row_of(result, **changes):
+    """What ``r2genkit faithfulness`` might have measured about a run."""
+    score = {"value": 0.4, "low": 0.3, "high": 0.5}
+    own = ("run", "title", "order", "corpus", "synthetic", "protocol", "profile", "seed")
+    own += ("recipe_hash", "code_hash", "split_fingerprint", "git_revision", "date")
+    return FaithfulnessRow(
+        **{name: getattr(result.row, name) for name in own}
+        | {"map": "attention", "place": 0, "units": 31, "studies": 12, "digest": "0" * 16}
+        | {"scores": dict.fromkeys(("pointing", "energy", "deletion", "insertion"), score)}
+        | {"command": "r2genkit faithfulness 06_base"}
+        | changes
+    )
+
+
+def test_the_number_under_a_map_is_of_this_very_run(finished):
+    assert measured(finished) == {}
+    path = results_dir("smoke") / "faithfulness" / "phantom.jsonl"
+    rows = [
+        row_of(finished, seed=7, units=1),
+        row_of(finished, code_hash="0" * 16, units=2),
+        row_of(finished, map="gradient", place=2, units=3),
+    ]
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(f"{row.model_dump_json()}\n" for row in rows), encoding="utf-8")
+    assert measured(finished) == {}
+    own = row_of(finished)
+    path.write_text(path.read_text() + f"{own.model_dump_json()}\n", encoding="utf-8")
+    told = measured(finished)
+    assert told == {"average": sentence_of(own)}
+    assert "over 31 finding words of 12 test studies" in told["average"]
+    study = finished.text().studies[finished.text().split.test[0]]
+    data = explain_study(finished.system(), study, name="A", numbers=told)
+    assert data.reports[0].numbers == told
+    path.unlink()
 
 
 def test_two_runs_stand_above_one_another(finished, monkeypatch, capsys, tmp_path):

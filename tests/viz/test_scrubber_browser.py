@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import websocket
 from PIL import Image
 
 from r2genkit.viz.widgets import scrubber
@@ -37,7 +38,6 @@ pytestmark = [
     pytest.mark.skipif(BROWSER is None, reason="needs Chromium"),
     pytest.mark.slow,
 ]
-websocket = pytest.importorskip("websocket")  # comes with jupyterlab
 
 WORDS = ("small", "right", "pleural", "effusion", ".", "no", "pneumothorax", ".")
 GRID = 7
