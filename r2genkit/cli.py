@@ -426,7 +426,7 @@ def explain(
 ) -> None:
     """Write a page in which each word of a report lights up where the model looked."""
     from r2genkit.experiments import read_run
-    from r2genkit.experiments.explain import explain_images, explain_study, find_study
+    from r2genkit.experiments.explain import explain_images, explain_study, find_study, measured
     from r2genkit.experiments.trained import latest_run, load_trained
     from r2genkit.files import write_text
     from r2genkit.viz.widgets.scrubber import scrubber_html, side_by_side
@@ -439,16 +439,20 @@ def explain(
     parts = []
     for number, folder in enumerate(folders):
         system = load_trained(folder)
-        name = (
-            system.recipe.title if len(folders) == 1 else f"{'AB'[number]}: {system.recipe.title}"
-        )
+        result = read_run(folder, data_dir=data_dir)
+        letter = "" if len(folders) == 1 else f"{'AB'[number]}: "
+        options = {
+            "name": letter + system.recipe.title,
+            "numbers": measured(result),
+            "method": method,
+        }
         if study is None:
             if check:
                 _warn_unfamiliar(folder, system, system.read(frontal, lateral), data_dir)
-            parts.append(explain_images(system, frontal, lateral, name=name, method=method))
+            parts.append(explain_images(system, frontal, lateral, **options))
         else:
-            found, note = find_study(read_run(folder, data_dir=data_dir), study)
-            parts.append(explain_study(system, found, name=name, notes=[note], method=method))
+            found, note = find_study(result, study)
+            parts.append(explain_study(system, found, notes=[note], **options))
     data = side_by_side(*parts)
     write_text(out, scrubber_html(data))
     for note in data.notes:

@@ -121,7 +121,7 @@ def row_of(result, **changes):
     )
 
 
-def test_the_number_under_a_map_is_of_this_very_run(finished):
+def test_the_number_under_a_map_is_of_this_very_run(finished, monkeypatch, capsys, tmp_path):
     assert measured(finished) == {}
     path = results_dir("smoke") / "faithfulness" / "phantom.jsonl"
     rows = [
@@ -137,9 +137,11 @@ def test_the_number_under_a_map_is_of_this_very_run(finished):
     told = measured(finished)
     assert told == {"average": sentence_of(own)}
     assert "over 31 finding words of 12 test studies" in told["average"]
-    study = finished.text().studies[finished.text().split.test[0]]
-    data = explain_study(finished.system(), study, name="A", numbers=told)
-    assert data.reports[0].numbers == told
+    study, out = finished.text().split.test[0], tmp_path / "number.html"
+    code, *_ = call(monkeypatch, capsys, "--study", study, "--run", finished.folder, "--out", out)
+    assert code == 0
+    maps = content_of(out.read_text(encoding="utf-8"))["reports"][0]["maps"]
+    assert [entry["number"] for entry in maps] == [told["average"], *[""] * (len(maps) - 1)]
     path.unlink()
 
 
