@@ -50,6 +50,7 @@ SYNTHETIC_NOTE = (
     "anything about a real patient."
 )
 OPACITY = 0.65
+# As in ``viz.findings``, which brings the labeler and with it all metrics.
 SIGNS = {"positive": "+", "negative": "\N{MINUS SIGN}", "uncertain": "?"}
 _COLOURS = {"positive": "#b34700", "negative": "#0b63a0", "uncertain": "#8a6500"}
 _OUTLINES = ("#ff7f6b", "#17d6d3", "#ffd23f", "#9be564", "#cbb2ff", "#ff9fc4")
