@@ -629,6 +629,7 @@ class FaithfulnessRow(BaseModel):
         place: order within the run.
         units: finding words measured; studies: those they come from.
         scores: by name, with 95 % intervals over studies.
+        recipe_hash, code_hash, split_fingerprint: of the run.
         digest: of everything that decides the numbers: weights, reports, settings and code.
         against: paired difference to what knows nothing: the chance of the same findings
             (pointing, energy) or the random order (deletion, insertion).
@@ -787,7 +788,7 @@ def _rows(
         "units": len(studies),
         "studies": len(set(studies)),
         "recipe_hash": row.recipe_hash,
-        "code_hash": code_hash(__name__),
+        "code_hash": row.code_hash,
         "split_fingerprint": row.split_fingerprint,
         "digest": digest,
         "command": f"r2genkit faithfulness {row.run} --profile {row.profile} --seed {row.seed}",
