@@ -19,7 +19,6 @@ import pytest
 import websocket
 from PIL import Image
 
-from r2genkit.viz.widgets import scrubber
 from r2genkit.viz.widgets.scrubber import (
     OPACITY,
     FindingMark,
@@ -30,6 +29,7 @@ from r2genkit.viz.widgets.scrubber import (
     scrubber_html,
     side_by_side,
 )
+from r2genkit.viz.widgets.scrubber_front import SCRIPT, STYLE
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -508,7 +508,7 @@ def test_nothing_can_leave_the_page(page, tmp_path):
 def test_the_widget_host_runs_the_same_front_end(page, tmp_path):
     """What anywidget does with the module, with a model that remembers what it is told."""
     data = made()
-    script, style = (scrubber._source(f"scrubber.{kind}") for kind in ("js", "css"))
+    script, style = SCRIPT, STYLE
     page("Page.navigate", url="about:blank")
     page.window(1200)
     page.js(

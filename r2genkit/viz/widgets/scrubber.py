@@ -22,8 +22,6 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -37,6 +35,7 @@ from PIL import Image
 from r2genkit.errors import KitError
 from r2genkit.study import Hypothesis
 from r2genkit.viz.attention import choose_words, upsample
+from r2genkit.viz.widgets.scrubber_front import SCRIPT, STYLE
 
 if TYPE_CHECKING:  # its module loads the whole of the metrics
     from r2genkit.metrics.findings import FindingLabeler
@@ -54,7 +53,6 @@ OPACITY = 0.65
 SIGNS = {"positive": "+", "negative": "\N{MINUS SIGN}", "uncertain": "?"}
 _COLOURS = {"positive": "#b34700", "negative": "#0b63a0", "uncertain": "#8a6500"}
 _OUTLINES = ("#ff7f6b", "#17d6d3", "#ffd23f", "#9be564", "#cbb2ff", "#ff9fc4")
-_FOLDER = Path(__file__).parent
 _HEAD = re.compile(r"layer (\d+) head (\d+)")
 
 
@@ -589,11 +587,6 @@ def payload(data: ScrubberData) -> dict[str, Any]:
     }
 
 
-@cache
-def _source(name: str) -> str:
-    return (_FOLDER / name).read_text(encoding="utf-8")
-
-
 _PAGE_STYLE = """
 body { margin: 0; background: #fff; }
 body > .r2g-scrubber { margin: 0 auto; }
@@ -630,8 +623,8 @@ def scrubber_html(data: ScrubberData) -> str:
     Its content security policy lets only its own script and style run, by their hashes, and images
     only from inside the page; nothing can be loaded or sent. Every text is escaped.
     """
-    style = _source("scrubber.css") + _PAGE_STYLE
-    script = _source("scrubber.js") + _START
+    style = STYLE + _PAGE_STYLE
+    script = SCRIPT + _START
     policy = "; ".join(
         (
             "default-src 'none'",
@@ -679,8 +672,8 @@ def scrubber_widget(data: ScrubberData) -> Any:
     class Scrubber(anywidget.AnyWidget):
         """Front end and data; see ``r2genkit.viz.widgets.scrubber``."""
 
-        _esm = _source("scrubber.js")
-        _css = _source("scrubber.css")
+        _esm = SCRIPT
+        _css = STYLE
         data = traitlets.Dict().tag(sync=True)
         pinned = traitlets.List([0, -1]).tag(sync=True)
 

@@ -1,4 +1,101 @@
-// The word scrubber: point at a word, and both views show where the model looked.
+"""Script and style of the word scrubber: one front end for the page and for the widget.
+
+They stand in a Python module because every other kind of file in this package is a table that
+belongs to the fingerprint of each result row (``environment.code_hash``), and a changed button must
+not call finished runs old.
+"""
+# ruff: noqa: E501
+
+STYLE = r""".r2g-scrubber {
+  --positive: #b34700; --negative: #0b63a0; --uncertain: #8a6500;
+  container: r2g / inline-size; display: flex; flex-direction: column; box-sizing: border-box; max-width: 78rem; padding: 1rem; background: #fff; color: #1b1b1b;
+  color-scheme: light; font: 16px/1.5 system-ui, sans-serif; text-align: left;
+}
+.r2g-scrubber *, .r2g-scrubber *::before { box-sizing: border-box; }
+.r2g-scrubber [hidden] { display: none; }
+.r2g-scrubber h1 { font-size: 1.35rem; line-height: 1.25; margin: 0 0 .4rem; overflow-wrap: anywhere; }
+.r2g-scrubber h2 { font-size: 1.05rem; margin: 0 0 .5rem; overflow-wrap: anywhere; }
+.r2g-scrubber p { margin: 0 0 .4rem; }
+.r2g-synthetic { border-left: 4px solid #b34700; padding: .2rem .6rem; background: #fdf1e8; }
+.r2g-note, .r2g-about, .r2g-foot { color: #4a4a4a; font-size: .875rem; }
+.r2g-foot { border-top: 1px solid #ddd; margin-top: 1rem; padding-top: .5rem; }
+.r2g-number { font-size: .95rem; font-weight: 600; }
+
+.r2g-controls, .r2g-legend { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; align-items: center;
+  font-size: .875rem; margin: .5rem 0; }
+.r2g-controls label { display: inline-flex; align-items: center; gap: .35rem; }
+.r2g-opacity { width: 8rem; }
+.r2g-scale { display: inline-flex; align-items: center; gap: .4rem; flex-wrap: wrap; }
+.r2g-bar { width: 8rem; height: .8rem; background: #777; border: 1px solid #999; }
+.r2g-key { white-space: nowrap; }
+
+.r2g-report { border: 1px solid #ccc; border-radius: 6px; padding: .8rem; margin: .8rem 0; }
+.r2g-columns { display: grid; grid-template-columns: minmax(0, 6fr) minmax(0, 7fr); gap: 1.2rem;
+  align-items: start; }
+.r2g-left { position: sticky; top: .5rem; }
+.r2g-views { display: flex; gap: .4rem; }
+.r2g-views figure { flex: 1 1 0; min-width: 0; max-width: 24rem; margin: 0; }
+.r2g-views figcaption { font-size: .875rem; color: #4a4a4a; }
+.r2g-share { font-weight: 600; color: #1b1b1b; }
+.r2g-film { position: relative; background: #000; line-height: 0; }
+.r2g-film img { display: block; width: 100%; height: auto; margin: 0; }
+.r2g-film .r2g-heat, .r2g-film .r2g-drawn { position: absolute; inset: 0; width: 100%; height: 100%;
+  pointer-events: none; }
+.r2g-drawn text { font-family: system-ui, sans-serif; font-weight: 600; stroke: #000;
+  stroke-width: .22em; paint-order: stroke; }
+.r2g-plain .r2g-drawn, .r2g-plain .r2g-names { display: none; }
+.r2g-scrubber .r2g-names { font-size: .875rem; color: #4a4a4a; margin: .2rem 0 0; }
+.r2g-names span { margin-right: .6em; white-space: nowrap; }
+.r2g-names b { display: inline-block; min-width: 1.3em; border-radius: 3px; line-height: 1.3;
+  text-align: center; color: #000; }
+.r2g-scrubber .r2g-readout { min-height: 3em; margin: .5rem 0 .4rem; }
+.r2g-choice { display: block; margin: 0 0 .4rem; font-size: .875rem; }
+.r2g-choice select { font: inherit; max-width: 100%; padding: .15rem .3rem; color: inherit;
+  background: #fff; border: 1px solid #888; border-radius: 4px; }
+
+.r2g-scrubber .r2g-text { line-height: 2.1; margin: 0 0 .6rem; overflow-wrap: anywhere; }
+.r2g-word { border-bottom: 3px solid transparent; border-radius: 3px 3px 0 0; padding: 2px 3px; }
+.r2g-text .r2g-word { cursor: pointer; }
+.r2g-word sup { font-weight: 700; font-size: .75em; line-height: 1; margin-left: 1px; }
+.r2g-positive { border-bottom-color: var(--positive); }
+.r2g-negative { border-bottom: 3px dashed var(--negative); }
+.r2g-uncertain { border-bottom: 3px dotted var(--uncertain); }
+.r2g-positive sup { color: var(--positive); }
+.r2g-negative sup { color: var(--negative); }
+.r2g-uncertain sup { color: var(--uncertain); }
+.r2g-trigger { outline: 1px dashed #777; outline-offset: -2px; border-radius: 3px; }
+.r2g-sentence { background: #e3edf7; }
+.r2g-word[aria-current="true"] { background: #1f3a5f; color: #fff; outline: none; }
+.r2g-word[aria-current="true"] sup { color: #fff; }
+.r2g-word[aria-pressed="true"] { box-shadow: 0 0 0 2px #fff, 0 0 0 4px #1f3a5f; }
+.r2g-word:focus-visible, .r2g-heads button:focus-visible { outline: 3px solid #c75b00; outline-offset: 2px; }
+
+.r2g-scrubber summary { font-size: .875rem; cursor: pointer; margin-bottom: .3rem; }
+.r2g-heads { display: grid; gap: 3px; align-items: center; font-size: .75rem; color: #4a4a4a;
+  text-align: center; }
+.r2g-heads button { display: block; padding: 2px; margin: 0; border: 1px solid #bbb; border-radius: 3px;
+  background: #fff; cursor: pointer; }
+.r2g-heads button[aria-pressed="true"] { border-color: #1f3a5f; box-shadow: 0 0 0 2px #1f3a5f; }
+.r2g-heads canvas { display: block; width: 100%; height: auto; image-rendering: pixelated; }
+
+/* By its own width, not the window's: in a notebook it stands in a cell. */
+@media (max-width: 50rem) { .r2g-scrubber { padding: .6rem; } }
+@container r2g (max-width: 46rem) {
+  .r2g-columns { grid-template-columns: minmax(0, 1fr); gap: 0; }
+  .r2g-report { padding: .5rem; }
+  .r2g-views figure { max-width: none; }
+  /* One column: the views stay in sight, and what changes with the word stands below the text, so
+     that the text does not move under the pointer. */
+  .r2g-left, .r2g-right { display: contents; }
+  .r2g-views { position: sticky; top: 0; z-index: 1; background: #fff; padding: .2rem 0; }
+  .r2g-names, .r2g-readout, .r2g-about, .r2g-number { order: 1; }
+  .r2g-choice, .r2g-heads-box { order: 2; }
+  .r2g-legend { order: 1; }
+  .r2g-foot { order: 2; }
+}
+"""
+
+SCRIPT = r"""// The word scrubber: point at a word, and both views show where the model looked.
 //
 // One front end, two hosts. A page calls mount(root, data) once; anywidget takes the default export
 // and calls render({ model, el }). Data come from r2genkit.viz.widgets.scrubber.payload. Texts reach
@@ -492,3 +589,4 @@ function render({ model, el }) {
 }
 
 export default { render };
+"""
