@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from r2genkit.errors import KitError
@@ -186,7 +187,9 @@ def finding_auroc_figure(rows: Sequence[PretrainingRow], *, least: int = 10) -> 
         axis.set_yticks(places, labels, fontsize=8)
         axis.set_xlabel("test AUROC with 95 % interval; in brackets positive test studies")
         axis.xaxis.label.set_size(8)
-        axis.legend(fontsize=8, loc="lower right")
+        axis.legend(
+            fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False
+        )
         figure.tight_layout()
     return _finish(figure, rows[0].synthetic)
 
@@ -237,6 +240,7 @@ def rate_figure(rows: Sequence[RateRow]) -> Figure:
             if name == "recognised":
                 axis.axhline(rows[0].epochs[0].recognised, color="0.4", lw=0.9, ls="--")
                 axis.axhline(0.5, color="0.4", lw=0.9, ls=":")
+            _stretched(axis, name)
             axis.set_title(f"{title}\n({hint})", fontsize=9)
             axis.set_xticks(list(place.values()), [rate(value) for value in encoder_rates])
             axis.set_xlabel("rate of the encoder", fontsize=8)
@@ -244,6 +248,13 @@ def rate_figure(rows: Sequence[RateRow]) -> Figure:
         axes[0].legend(fontsize=8)
         figure.tight_layout()
     return _finish(figure, rows[0].synthetic)
+
+
+def _stretched(axis: Axes, name: str) -> None:
+    """Features that run away would flatten every other line: logarithmic from 1 on."""
+    if name == "distance" and axis.get_ylim()[1] > 20:
+        axis.set_yscale("symlog", linthresh=1.0)
+        axis.set_ylim(bottom=0)
 
 
 def rate_course_figure(rows: Sequence[RateRow]) -> Figure:
@@ -261,6 +272,7 @@ def rate_course_figure(rows: Sequence[RateRow]) -> Figure:
             for number, row in enumerate(rows):
                 values = [getattr(entry, name) for entry in row.epochs]
                 axis.plot(values, "o-", ms=3.5, color=COLOURS[number % 4], label=row.label)
+            _stretched(axis, name)
             axis.set_title(title, fontsize=9)
             axis.set_xlabel("epoch (0: before training)", fontsize=8)
             axis.xaxis.get_major_locator().set_params(integer=True)
