@@ -60,7 +60,8 @@ def quality_figure(table: pd.DataFrame, *, synthetic: bool) -> Figure:
             axis.set_ylim(0, 1 if column == "any" else None)
             axis.set_xticks(sorted(set(table["K"])))
             axis.tick_params(labelsize=8)
-        axes[0].legend(fontsize=8, title="compared by", title_fontsize=8)
+        # Between the lines of good queries and those of poor ones.
+        axes[0].legend(fontsize=8, title="compared by", title_fontsize=8, loc=(0.62, 0.5))
         figure.tight_layout()
     return _finish(figure, synthetic)
 
