@@ -16,7 +16,7 @@ from r2genkit.metrics.faithfulness import energy, energy_chance
 from r2genkit.study import Study
 from r2genkit.viz.attention import upsample
 from r2genkit.viz.metrics import BLUE, DARK, GREEN, GREY, ORANGE, RED
-from r2genkit.viz.private import tagged
+from r2genkit.viz.private import bare, tagged
 from r2genkit.viz.transformer import drawn_masks
 
 _STYLE = {
@@ -123,11 +123,7 @@ def maps_figure(rows: Sequence[FaithfulnessRow]) -> Figure:
             axis.plot(score.value, at, marker, color=colour, ms=6, mew=1.6)
         axis.set_xlabel(meaning, fontsize=9)
         axis.set_yticks(range(len(titles)), [_folded(title) for title in titles], fontsize=8)
-        axis.grid(axis="x", color="0.9")
-        axis.set_axisbelow(True)
-        for side in ("top", "right", "left"):
-            axis.spines[side].set_visible(False)
-        axis.tick_params(axis="y", length=0)
+        bare(axis)
     axes[0].invert_yaxis()
     kinds = [kind for kind in MAPS if any(row.map == kind for row in shown)]
     handles = [

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
@@ -238,6 +239,15 @@ def _write(axis, head: str, text: str | None, labeler: FindingLabeler, warning: 
             place -= line
 
 
+def bare(axis: Axes) -> None:
+    """An axis of lines with names at the left: nothing but the scale and faint lines."""
+    axis.grid(axis="x", color="0.9")
+    axis.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axis.spines[side].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+
+
 def gap_figure(
     changes: Mapping[str, Mapping[str, Mapping[str, Difference]]],
     metrics: Sequence[str],
@@ -288,11 +298,7 @@ def gap_figure(
                 )
         axis.set_yticks(range(len(causes)), causes)
         axis.set_xlabel(f"change of {metric}")
-        axis.grid(axis="x", color="0.9")
-        axis.set_axisbelow(True)
-        for side in ("top", "right", "left"):
-            axis.spines[side].set_visible(False)
-        axis.tick_params(axis="y", length=0)
+        bare(axis)
     axes[0][0].invert_yaxis()
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
@@ -412,11 +418,7 @@ def chain_figure(
                 axis.plot(value, place + shift, marker, color=colour, ms=6)
         axis.set_yticks(range(len(stages)), stages)
         axis.set_xlabel(metric)
-        axis.grid(axis="x", color="0.9")
-        axis.set_axisbelow(True)
-        for side in ("top", "right", "left"):
-            axis.spines[side].set_visible(False)
-        axis.tick_params(axis="y", length=0)
+        bare(axis)
     axes[0][0].invert_yaxis()
     handles = [
         Line2D([], [], color=colour, marker=marker, lw=1.8, label=f"{subset} set")

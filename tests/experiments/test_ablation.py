@@ -49,16 +49,7 @@ OTHER = Stage("retrieval", "06_base")  # any second system will do
 SHORT = {"profile": "smoke", "studies": 4, "meteor": False, "overrides": TINY}
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("ablation")
-
-
-@pytest.fixture(autouse=True)
-def folders(place, monkeypatch):
-    monkeypatch.setenv("R2GENKIT_CACHE", str(place / "cache"))
-    monkeypatch.setenv("R2GENKIT_RUNS", str(place / "runs"))
-    monkeypatch.setenv("R2GENKIT_RESULTS", str(place / "results"))
+pytestmark = pytest.mark.usefixtures("folders")
 
 
 _KEPT: dict = {}

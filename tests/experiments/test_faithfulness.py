@@ -53,16 +53,7 @@ NAMES = ("06_base", "03_show_attend_tell", "04_co_attention")
 every_model = pytest.mark.parametrize("name", NAMES)
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("faithfulness")
-
-
-@pytest.fixture(autouse=True)
-def folders(place, monkeypatch):
-    monkeypatch.setenv("R2GENKIT_CACHE", str(place / "cache"))
-    monkeypatch.setenv("R2GENKIT_RUNS", str(place / "runs"))
-    monkeypatch.setenv("R2GENKIT_RESULTS", str(place / "results"))
+pytestmark = pytest.mark.usefixtures("folders")
 
 
 _KEPT: dict = {}

@@ -55,16 +55,7 @@ TINY = (
 WORDS = ("heart", "lungs", "clear", "normal", "size", "effusion", "no", "acute", "bones", "intact")
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("private")
-
-
-@pytest.fixture(autouse=True)
-def folders(place, monkeypatch):
-    monkeypatch.setenv("R2GENKIT_CACHE", str(place / "cache"))
-    monkeypatch.setenv("R2GENKIT_RUNS", str(place / "runs"))
-    monkeypatch.setenv("R2GENKIT_RESULTS", str(place / "results"))
+pytestmark = pytest.mark.usefixtures("folders")
 
 
 _KEPT: dict = {}
