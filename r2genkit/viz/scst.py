@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from r2genkit.errors import KitError
 from r2genkit.metrics.uncertainty import Difference
@@ -177,6 +178,7 @@ def moved_by_reward_figure(
             squeeze=False,
         )
         for axis, metric in zip(axes[0], metrics):
+            axis.xaxis.set_major_locator(MaxNLocator(4))
             axis.axvline(0, color="0.4", lw=1)
             for place, found in zip(places, differences.values()):
                 d = found[metric]
