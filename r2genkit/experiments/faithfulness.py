@@ -13,8 +13,9 @@ it shows (``r2genkit.metrics.faithfulness``):
     layers over words are not followed, since a word's map is asked for and not a report's.
 ``gradient``
     attention times its positive gradient with respect to the word's log-probability, averaged over
-    heads and layers (after Chefer et al. 2021, "Generic Attention-model Explainability", eq. 5).
-    It is the only one of the three that knows which word is written.
+    heads (after Chefer et al. 2021, "Generic Attention-model Explainability", eq. 5). Ours: summed
+    over layers and over all steps, since a word also depends on what was read for the words before
+    it. It is the only one of the three that knows which word is written.
 ``random``, ``centre``
     maps without knowledge.
 
