@@ -139,7 +139,7 @@ def test_word_scores_are_log_probabilities_of_teacher_forcing(case, name):
         else:
             logs = model.unroll(batch).log_probs()[row, unit.sentence]
             own = [logs[at, batch.sentences[row, unit.sentence, at + 1]] for at in unit.within]
-        assert float(scores[row]) == pytest.approx(float(torch.stack(own).mean()), abs=1e-6)
+        assert scores[row].item() == pytest.approx(torch.stack(own).mean().item(), abs=1e-6)
 
 
 def explicit(self, x, keys, values, *, mask=None, causal=False, trace=False):
