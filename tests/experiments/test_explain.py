@@ -60,7 +60,7 @@ def call(monkeypatch, capsys, *arguments):
 
 
 def content_of(page):
-    (found,) = re.findall(r'<script id="scrubber-data"[^>]*>(.*?)</script>', page, re.S)
+    (found,) = re.findall(r'<script id="data"[^>]*>(.*?)</script>', page, re.S)
     return json.loads(found)
 
 

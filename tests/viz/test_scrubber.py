@@ -7,7 +7,6 @@ import json
 import re
 import sys
 from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,21 +17,23 @@ from r2genkit.errors import KitError
 from r2genkit.metrics.findings import default_labeler
 from r2genkit.study import Hypothesis
 from r2genkit.viz.widgets import scrubber
-from r2genkit.viz.widgets.scrubber import (
+from r2genkit.viz.widgets.parts import (
     FindingMark,
-    ScrubberReport,
     fading,
     mark_findings,
     normalised,
     outline,
-    payload,
     peaks,
     quantised,
+    shares,
+)
+from r2genkit.viz.widgets.scrubber import (
+    ScrubberReport,
+    payload,
     scrubber_data,
     scrubber_figure,
     scrubber_html,
     scrubber_widget,
-    shares,
     side_by_side,
     with_maps,
 )
@@ -351,20 +352,6 @@ def test_page_without_script_still_holds_the_report():
 
 
 # --- widget -------------------------------------------------------------------------------------
-
-
-def test_widget_takes_the_front_end_of_the_page(monkeypatch):
-    class AnyWidget:
-        def __init__(self, **traits):
-            self.traits = traits
-
-    monkeypatch.setitem(sys.modules, "anywidget", SimpleNamespace(AnyWidget=AnyWidget))
-    data = scrubber_data(flat(), films())
-    widget = scrubber_widget(data)
-    assert widget.traits["data"] == payload(data)
-    page = scrubber_html(data)
-    assert widget._esm in page and widget._css in page
-    assert "export default { render }" in widget._esm
 
 
 def test_widget_without_anywidget_says_what_to_install(monkeypatch):

@@ -11,14 +11,7 @@ about.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
-import importlib
-import io
-import json
 import math
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,46 +28,34 @@ from PIL import Image
 from r2genkit.errors import KitError
 from r2genkit.study import Hypothesis
 from r2genkit.viz.attention import choose_words, upsample
-from r2genkit.viz.widgets.scrubber_front import SCRIPT, STYLE
+from r2genkit.viz.widgets.host import FrontEnd, live, page_html
+from r2genkit.viz.widgets.parts import (
+    COLOURS,
+    OPACITY,
+    OUTLINES,
+    SIGNS,
+    SYNTHETIC_NOTE,
+    FindingMark,
+    fading,
+    map_payload,
+    mark_findings,
+    marks_payload,
+    masks_payload,
+    normalised,
+    peaks,
+    shares,
+    views_payload,
+)
+from r2genkit.viz.widgets.scrubber_front import BODY, STYLE
 
 if TYPE_CHECKING:  # its module loads the whole of the metrics
     from r2genkit.metrics.findings import FindingLabeler
 
-STEPS = 255
-"""Maps travel in bytes: a value is off by at most ``0.5 / STEPS`` of the word's strongest patch."""
-
+FRONT = FrontEnd("scrubber", BODY, STYLE)
 AVERAGE = "average"
-SYNTHETIC_NOTE = (
-    "The images are synthetic: phantom radiographs rendered by the kit. Nothing here says "
-    "anything about a real patient."
-)
-OPACITY = 0.65
-# As in ``viz.findings``, which brings the labeler and with it all metrics.
-SIGNS = {"positive": "+", "negative": "\N{MINUS SIGN}", "uncertain": "?"}
-_COLOURS = {"positive": "#b34700", "negative": "#0b63a0", "uncertain": "#8a6500"}
-_OUTLINES = ("#ff7f6b", "#17d6d3", "#ffd23f", "#9be564", "#cbb2ff", "#ff9fc4")
-_HEAD = re.compile(r"layer (\d+) head (\d+)")
 
 
 # --- data ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class FindingMark:
-    """A finding that words of a report name.
-
-    Attributes:
-        first, end: first and one-past-last word.
-        title: plain name of the finding.
-        polarity: "positive", "negative" or "uncertain".
-        trigger: words that deny or doubt it.
-    """
-
-    first: int
-    end: int
-    title: str
-    polarity: str
-    trigger: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -188,90 +169,6 @@ class ScrubberData:
                     f"mask {name!r} {list(np.shape(mask))} does not cover the views "
                     f"{[list(shape) for shape in shapes]}."
                 )
-
-
-def normalised(values: np.ndarray) -> np.ndarray:
-    """Each word's map divided by its largest value over all views.
-
-    Args:
-        values: ``[T, V, h, w]``, none negative.
-
-    Returns:
-        float32 ``[T, V, h, w]`` in [0, 1]; a word whose map is all zero stays so.
-
-    Raises:
-        KitError: negative or missing values.
-    """
-    values = np.asarray(values, dtype=np.float32)
-    if not np.all(values >= 0):  # false for NaN, too
-        raise KitError("a map holds negative or missing values: only strengths from 0 up show.")
-    top = values.reshape(len(values), -1).max(1, initial=0)
-    return values / np.where(top > 0, top, 1)[:, None, None, None]
-
-
-def peaks(values: np.ndarray) -> np.ndarray:
-    """How far the strongest patch of each word stands out, as a multiple of the mean patch ``[T]``.
-
-    1 = even: the model looks everywhere alike. 0 for a word without any map.
-    """
-    flat = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
-    mean = flat.mean(1)
-    return np.divide(flat.max(1), mean, out=np.zeros_like(mean), where=mean > 0)
-
-
-def fading(peak: np.ndarray) -> np.ndarray:
-    """How much of a map is drawn: none of an even look (peak 1), all from a peak of 2 on.
-
-    A look that is spread evenly names no place, and its map, divided by its own maximum, would
-    shine everywhere.
-    """
-    return np.clip(np.asarray(peak) - 1, 0, 1)
-
-
-def shares(values: np.ndarray) -> np.ndarray:
-    """Share of each view in a word's map ``[T, V]``; 0 for a word without any map."""
-    each = np.asarray(values, dtype=np.float64).sum((2, 3))
-    total = each.sum(1, keepdims=True)
-    return np.divide(each, total, out=np.zeros_like(each), where=total > 0)
-
-
-def mark_findings(
-    words: Sequence[str], labeler: FindingLabeler | None = None
-) -> tuple[FindingMark, ...]:
-    """What the words of a report name, as the kit's labeler reads it.
-
-    Args:
-        words: of a cleaned report (lower case, full stops apart), as decoding gives them.
-        labeler: other rules than the kit's.
-    """
-    # Imported here: the labeler brings all metrics with it, which a finished page does not need.
-    from r2genkit.metrics.findings import default_labeler
-    from r2genkit.metrics.findings.labeler import outermost
-
-    labeler = labeler or default_labeler()
-    marks: list[FindingMark] = []
-    sentence: list[int] = []  # word of each piece; the labeler opens hyphens
-    pieces: list[str] = []
-    for place, word in enumerate([*words, "."]):
-        if word != ".":
-            opened = word.replace("-", " ").split()
-            pieces += opened
-            sentence += [place] * len(opened)
-            continue
-        for mention in outermost(labeler.mentions_of_sentence(" ".join(pieces))):
-            first, end = mention.span
-            trigger = sorted({sentence[piece] for piece in mention.trigger_words()})
-            marks.append(
-                FindingMark(
-                    sentence[first],
-                    sentence[end - 1] + 1,
-                    labeler.titles[mention.finding],
-                    mention.polarity,
-                    tuple(trigger),
-                )
-            )
-        sentence, pieces = [], []
-    return tuple(marks)
 
 
 def _over_views(
@@ -486,198 +383,55 @@ def _same_images(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool
 # --- payload, page, widget ----------------------------------------------------------------------
 
 
-def quantised(values: np.ndarray) -> np.ndarray:
-    """Maps in [0, 1] as uint8, rounded to the nearest of ``STEPS`` + 1 levels."""
-    return np.rint(np.asarray(values, dtype=np.float64) * STEPS).astype(np.uint8)
-
-
-def outline(mask: np.ndarray) -> str:
-    """The edges of a bool mask ``[H, W]`` as the path of an SVG, in pixels."""
-    padded = np.pad(np.asarray(mask, dtype=bool), 1)
-    across = padded[1:, 1:-1] != padded[:-1, 1:-1]  # [H + 1, W]: edges above each row
-    down = (padded[1:-1, 1:] != padded[1:-1, :-1]).T  # [W + 1, H]: edges left of each column
-    parts = [f"M{start} {y}h{length}" for y, start, length in _runs(across)]
-    parts += [f"M{x} {start}v{length}" for x, start, length in _runs(down)]
-    return "".join(parts)
-
-
-def _runs(edges: np.ndarray) -> list[tuple[int, int, int]]:
-    """(row, start, length) of each run of True in a row."""
-    change = np.diff(np.pad(edges.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    rows, starts = np.nonzero(change == 1)
-    _, ends = np.nonzero(change == -1)
-    return list(zip(rows.tolist(), starts.tolist(), (ends - starts).tolist()))
-
-
-def _top(mask: np.ndarray) -> list[int]:
-    """A highest point (x, y) of a mask; [0, 0] of an empty one."""
-    rows, columns = np.nonzero(mask)
-    if not len(rows):
-        return [0, 0]
-    return [int(np.median(columns[rows == rows[0]])), int(rows[0])]
-
-
-def _png(pixels: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _map_payload(name: str, report: ScrubberReport) -> dict[str, Any]:
-    values = np.asarray(report.maps[name])
-    head = _HEAD.fullmatch(name)
-    return {
-        "name": name,
-        "about": report.about.get(name, ""),
-        "number": report.numbers.get(name, ""),
-        "head": [int(place) for place in head.groups()] if head else None,
-        "grid": list(values.shape[2:]),
-        "bytes": base64.b64encode(quantised(values).tobytes()).decode("ascii"),
-        # Of the maps before rounding; each number as the page prints it, and a digit more.
-        "peaks": [round(float(peak), 3) for peak in peaks(values)],
-        "shares": [[round(float(share), 4) for share in row] for row in shares(values)],
-    }
-
-
 def payload(data: ScrubberData) -> dict[str, Any]:
     """What the front end draws from, as plain JSON content.
 
     Maps are base64 of uint8 ``[T, V, h, w]`` (:func:`quantised`), images are PNGs, masks are paths.
     """
-    masks = []
-    for place, (name, mask) in enumerate(data.masks.items()):
-        colour = _OUTLINES[place % len(_OUTLINES)]
-        masks.append(
-            {
-                "name": name,
-                "colour": colour,
-                "paths": [outline(one) for one in mask],
-                "tops": [_top(one) for one in mask],
-            }
-        )
     return {
         "title": data.title,
         "synthetic": SYNTHETIC_NOTE if data.synthetic else "",
         "notes": list(data.notes),
         "opacity": OPACITY,
-        "views": [
-            {"name": name, "image": _png(view), "height": view.shape[0], "width": view.shape[1]}
-            for name, view in zip(data.view_names, data.views)
-        ],
-        "masks": masks,
+        "views": views_payload(data.views, data.view_names),
+        "masks": masks_payload(data.masks),
         "reports": [
             {
                 "title": report.title,
                 "words": list(report.words),
                 "sentences": None if report.sentences is None else list(report.sentences),
-                "findings": [
-                    {
-                        "first": mark.first,
-                        "end": mark.end,
-                        "title": mark.title,
-                        "polarity": mark.polarity,
-                        "trigger": list(mark.trigger),
-                    }
-                    for mark in report.findings
+                "findings": marks_payload(report.findings),
+                "maps": [
+                    map_payload(
+                        name,
+                        values,
+                        about=report.about.get(name, ""),
+                        number=report.numbers.get(name, ""),
+                    )
+                    for name, values in report.maps.items()
                 ],
-                "maps": [_map_payload(name, report) for name in report.maps],
             }
             for report in data.reports
         ],
     }
 
 
-_PAGE_STYLE = """
-body { margin: 0; background: #fff; }
-body > .r2g-scrubber { margin: 0 auto; }
-noscript { display: block; font: 16px/1.5 system-ui, sans-serif; margin: 1em; color: #1b1b1b; }
-"""
-_START = """
-const place = document.getElementById("scrubber");
-mount(place, JSON.parse(document.getElementById("scrubber-data").textContent));
-window.r2genkitScrubber = place.r2genkitScrubber;
-"""
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head><body>
-<div id="scrubber"></div>
-<noscript>{texts}</noscript>
-<script id="scrubber-data" type="application/json">{content}</script>
-<script type="module">{script}</script>
-</body></html>
-"""
-_IN_SCRIPT = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
-
-
-def _hash(text: str) -> str:
-    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
-
-
 def scrubber_html(data: ScrubberData) -> str:
-    """One page with images, maps, style and script inside, to be opened by double click.
-
-    Its content security policy lets only its own script and style run, by their hashes, and images
-    only from inside the page; nothing can be loaded or sent. Every text is escaped.
-    """
-    style = STYLE + _PAGE_STYLE
-    script = SCRIPT + _START
-    policy = "; ".join(
-        (
-            "default-src 'none'",
-            f"script-src {_hash(script)}",
-            f"style-src {_hash(style)}",
-            "img-src data:",
-            "connect-src 'none'",
-            "base-uri 'none'",
-            "form-action 'none'",
-        )
-    )
-    texts = "".join(
-        f"<h2>{html.escape(report.title)}</h2><p>{html.escape(' '.join(report.words))}</p>"
-        for report in data.reports
-    )
-    return _PAGE.format(
-        policy=policy,
-        title=html.escape(data.title),
-        style=style,
-        texts=f"<p>This page needs JavaScript to show where the model looks.</p>{texts}",
-        # In JSON these marks stand in strings only, where they may be written as escapes.
-        content=json.dumps(payload(data), separators=(",", ":")).translate(_IN_SCRIPT),
-        script=script,
-    )
+    """One page with images, maps, style and script inside (:func:`~.host.page_html`)."""
+    texts = [(report.title, " ".join(report.words)) for report in data.reports]
+    return page_html(FRONT, payload(data), title=data.title, texts=texts)
 
 
 def scrubber_widget(data: ScrubberData) -> Any:
     """The scrubber as a live widget for notebooks, with the same front end as the page.
 
-    Its trait ``pinned`` is ``[report, word]`` of the word that was pinned last, word -1 when the
-    pin is taken off; pointing at words does not reach the kernel.
+    Its trait ``told`` is ``{"pinned": [report, word]}`` for the word that was pinned last, word -1
+    when the pin is taken off; pointing at words does not reach the kernel.
 
     Raises:
         KitError: ``anywidget`` is not installed.
     """
-    try:
-        anywidget = importlib.import_module("anywidget")
-        traitlets = importlib.import_module("traitlets")
-    except ImportError:
-        raise KitError(
-            "The live scrubber needs anywidget: pip install 'r2genkit[widgets]', or use "
-            "scrubber_html or scrubber_figure."
-        ) from None
-
-    class Scrubber(anywidget.AnyWidget):
-        """Front end and data; see ``r2genkit.viz.widgets.scrubber``."""
-
-        _esm = SCRIPT
-        _css = STYLE
-        data = traitlets.Dict().tag(sync=True)
-        pinned = traitlets.List([0, -1]).tag(sync=True)
-
-    return Scrubber(data=payload(data))
+    return live(FRONT, payload(data))
 
 
 # --- static twin --------------------------------------------------------------------------------
@@ -807,7 +561,7 @@ def scrubber_figure(
     bar.set_label("of the word's strongest patch", fontsize=6)
     if data.masks:
         handles = [
-            Line2D([], [], color=_OUTLINES[place % len(_OUTLINES)], label=name.replace("_", " "))
+            Line2D([], [], color=OUTLINES[place % len(OUTLINES)], label=name.replace("_", " "))
             for place, name in enumerate(data.masks)
         ]
         figure.legend(
@@ -836,7 +590,7 @@ def _heading(report: ScrubberReport, place: int) -> tuple[str, dict[str, str]]:
         return _plain(text), {}
     strongest = min(named, key=lambda mark: (0, 2, 1)[order.index(mark.polarity)])
     polarity = strongest.polarity
-    return _plain(f"{text} {SIGNS[polarity]}"), {"color": _COLOURS[polarity]}
+    return _plain(f"{text} {SIGNS[polarity]}"), {"color": COLOURS[polarity]}
 
 
 def _tall(view: np.ndarray, height: int) -> np.ndarray:
@@ -853,5 +607,5 @@ def _draw_outlines(axis: Any, data: ScrubberData, height: int) -> None:
         whole = np.concatenate(
             [_tall(np.asarray(one, dtype=np.uint8) * 255, height) for one in mask], axis=1
         )
-        colour = _OUTLINES[place % len(_OUTLINES)]
+        colour = OUTLINES[place % len(OUTLINES)]
         axis.contour(whole, levels=[127.5], colors=[colour], linewidths=0.9)
