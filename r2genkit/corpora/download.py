@@ -313,9 +313,9 @@ def check_archive(path: Path) -> int:
 def extract(path: Path, folder: Path, suffix: str = "", progress: bool = True) -> int:
     """Extract an archive into a folder that appears only when complete.
 
-    Members may be regular files and folders only, and must lie below the folder; Python's "data"
-    filter refuses absolute paths, ``..``, links outside and devices on top. A single top folder in
-    the archive is dropped.
+    Members may be regular files and folders only, and must lie below the folder. Nothing of a
+    member but its name and its bytes is taken over: no links, no owners, no permissions. A single
+    top folder in the archive is dropped.
 
     Args:
         path: tar archive, compressed or not.
@@ -346,7 +346,14 @@ def extract(path: Path, folder: Path, suffix: str = "", progress: bool = True) -
                     raise KitError(f"{path}: member {member.name!r} is a link or device; refused.")
                 if not member.name.lower().endswith(suffix):
                     raise KitError(f"{path}: member {member.name!r} is no {suffix} file; refused.")
-                archive.extract(member, temporary, filter="data")
+                target = _below(temporary, member.name)
+                if target is None:
+                    raise KitError(
+                        f"{path}: refused to extract, member {member.name!r} leaves the folder."
+                    )
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.extractfile(member) as content, target.open("wb") as file:
+                    shutil.copyfileobj(content, file, CHUNK)
                 count += 1
         if not count:
             raise KitError(f"{path}: the archive holds no file; delete it and download again.")
@@ -355,10 +362,6 @@ def extract(path: Path, folder: Path, suffix: str = "", progress: bool = True) -
         if folder.exists():
             folder.rmdir()
         source.replace(folder)
-    except tarfile.FilterError as error:
-        raise KitError(
-            f"{path}: refused to extract, a member leaves the folder ({error})."
-        ) from error
     except _BROKEN as error:
         raise KitError(
             f"{path}: damaged archive ({error}); delete it and download again."
@@ -366,6 +369,17 @@ def extract(path: Path, folder: Path, suffix: str = "", progress: bool = True) -
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return count
+
+
+def _below(folder: Path, name: str) -> Path | None:
+    """Where a member of this name goes; None if that is not below the folder.
+
+    Written out because ``tarfile`` of Python 3.11.0 to 3.11.3 has no filters.
+    """
+    folder = folder.resolve()
+    # Resolved as this system reads it: drive letters and backslashes where they mean something.
+    target = (folder / name.lstrip("/")).resolve()
+    return target if folder in target.parents else None
 
 
 def _contents(path: Path) -> dict[str, str]:
