@@ -18,7 +18,7 @@ from r2genkit.experiments.trained import TrainedSystem
 from r2genkit.metrics.findings import default_labeler
 from r2genkit.study import Study, by_id
 from r2genkit.viz.transformer import drawn_masks
-from r2genkit.viz.widgets.scrubber import AVERAGE, ScrubberData, scrubber_data
+from r2genkit.viz.widgets.scrubber import AVERAGE, ScrubberData, scrubber_data, side_by_side
 
 _PARTS = {"train": "training", "validation": "validation", "test": "test"}
 
@@ -116,6 +116,27 @@ def explain_study(
         numbers=numbers,
         method=method,
         synthetic=system.synthetic,
+    )
+
+
+def explain_runs(results: Sequence[RunResult], study_id: str) -> ScrubberData:
+    """What several finished runs write about one study, above one another, each with its numbers.
+
+    Args:
+        results: runs of systems that attend, on one corpus.
+        study_id: of a study that the first one can find (:func:`find_study`).
+
+    Raises:
+        KitError: no run, no such study, or as :func:`explain_study`.
+    """
+    if not results:
+        raise KitError("there is no run to explain: give at least one")
+    study, _ = find_study(results[0], study_id)
+    return side_by_side(
+        *(
+            explain_study(each.system(), study, name=each.row.title, numbers=measured(each))
+            for each in results
+        )
     )
 
 

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from r2genkit import cli
+from r2genkit.errors import KitError
 from r2genkit.experiments import run
-from r2genkit.experiments.explain import explain_study, find_study, measured
+from r2genkit.experiments.explain import explain_runs, explain_study, find_study, measured
 from r2genkit.experiments.faithfulness import FaithfulnessRow, sentence_of
 from r2genkit.experiments.private_set import pixels_of
 from r2genkit.metrics.findings import default_labeler
@@ -134,6 +135,15 @@ def test_the_number_under_a_map_is_of_this_very_run(finished, monkeypatch, capsy
     maps = content_of(out.read_text(encoding="utf-8"))["reports"][0]["maps"]
     assert [entry["number"] for entry in maps] == [told["average"], *[""] * (len(maps) - 1)]
     path.unlink()
+
+
+def test_runs_of_one_corpus_on_one_study(finished):
+    study = finished.text().split.test[0]
+    data = explain_runs([finished, finished], study)
+    assert [" ".join(one.words) for one in data.reports] == [finished.hypotheses[study]] * 2
+    assert {one.title for one in data.reports} == {finished.row.title}
+    with pytest.raises(KitError, match="give at least one"):
+        explain_runs([], study)
 
 
 def test_two_runs_stand_above_one_another(finished, monkeypatch, capsys, tmp_path):
