@@ -182,7 +182,8 @@ def finding_heatmap(rows: Sequence[ResultRow], least: int = 10) -> Figure:
     """Per finding and row: recall, and the share of statements that are false (in %).
 
     Grey: fewer than ``least`` studies to divide by (support for recall, statements for the false
-    share); white with a dash: none at all. The support stands beside each finding.
+    share); white with a dash: none at all. The support stands beside each finding. Systems that
+    state no finding at all are left out where others state some: their columns hold zeros.
 
     Raises:
         KitError: no finding occurs in these rows.
@@ -190,14 +191,19 @@ def finding_heatmap(rows: Sequence[ResultRow], least: int = 10) -> Figure:
     table = finding_table(rows)
     if table.empty:
         raise KitError("Nothing to draw: no finding occurs in these rows.")
+    states = table.groupby("system")["predicted"].transform("sum") > 0
+    if states.any():
+        table = table[states]
     support = table.groupby("finding")["support"].max().sort_values(ascending=False, kind="stable")
     systems = list(dict.fromkeys(table["system"]))
+    spoken = default_labeler().titles
+    names = [f"{spoken.get(name, name)} ({count})" for name, count in support.items()]
     with sns.axes_style("white"):
         figure, axes = plt.subplots(
-            1,
             2,
-            figsize=(1.0 * len(systems) + 3.4, 0.27 * len(support) + 2.6),
-            sharey=True,
+            1,
+            figsize=(0.42 * len(systems) + 4, 0.44 * len(support) + 3.4),
+            sharex=True,
             layout="constrained",
         )
     panels = (
@@ -234,12 +240,10 @@ def finding_heatmap(rows: Sequence[ResultRow], least: int = 10) -> Figure:
                 )
         axis.set(xlabel="", ylabel="")
         axis.set_title(title, fontsize=10)
-        axis.set_xticks(np.arange(len(systems)) + 0.5)
-        axis.set_xticklabels(systems, rotation=50, ha="right", fontsize=8, rotation_mode="anchor")
-    spoken = default_labeler().titles
-    names = [f"{spoken.get(name, name)} ({count})" for name, count in support.items()]
-    axes[0].set_yticks(np.arange(len(support)) + 0.5)
-    axes[0].set_yticklabels(names, rotation=0, fontsize=8)
+        axis.set_yticks(np.arange(len(support)) + 0.5)
+        axis.set_yticklabels(names, rotation=0, fontsize=8)
+    axes[1].set_xticks(np.arange(len(systems)) + 0.5)
+    axes[1].set_xticklabels(systems, rotation=50, ha="right", fontsize=8, rotation_mode="anchor")
     figure.supxlabel(" ", fontsize=7)  # room for the tag below the slanted titles
     return _finish(figure, _one_group(rows)[0].synthetic)
 
