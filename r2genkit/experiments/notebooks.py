@@ -26,7 +26,7 @@ from r2genkit.files import write_text
 from r2genkit.paths import project_root, runs_dir
 
 # These notebooks read what the others wrote.
-_LAST = ("11", "14")
+_LAST = ("11", "12", "14")
 _CELL_METADATA = ("papermill", "jupyter", "execution", "ExecuteTime", "collapsed", "scrolled")
 _NOTEBOOK_METADATA = ("papermill", "widgets")
 
@@ -162,7 +162,7 @@ def execute_all(
     in_place: bool = False,
     report: Callable[[Execution], None] = lambda execution: None,
 ) -> list[Execution]:
-    """Run notebooks, ``jobs`` at a time, the results notebook after all others.
+    """Run notebooks, ``jobs`` at a time; those that read what others wrote come last.
 
     A notebook that has no parameter of some name of ``parameters`` is an error, too: all of them
     take the same ones. Failures do not stop the others; the caller reads ``Execution.error``.
