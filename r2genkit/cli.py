@@ -462,6 +462,53 @@ def explain(
     typer.echo(f"written: {out}")
 
 
+@app.command()
+def duel(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")],
+    studies: Annotated[
+        int, typer.Option(min=1, help="Test studies to judge; half of them abnormal.")
+    ] = 12,
+    seed: Annotated[int, typer.Option(help="Names the draw of studies and of their order.")] = 0,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Recipe to set beside the run; may be repeated; default: 02_constant and "
+            "02_nearest_image. One that has not been run is run first."
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write a page for readers: which of several reports is best, before they see who wrote it."""
+    from r2genkit.experiments import read_run
+    from r2genkit.experiments.duel import AGAINST, contest_of, duel_data
+    from r2genkit.files import write_text
+    from r2genkit.viz.widgets.duel import duel_html
+
+    result = read_run(run, data_dir=data_dir)
+    contest = contest_of(result, against or AGAINST, bootstrap=0)
+    data = duel_data(contest, studies, seed=seed)
+    write_text(out, duel_html(data))
+    for note in data.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo("reports of: " + "; ".join(source.title for source in data.sources))
+    typer.echo(f"written: {out} (deck {data.deck})")
+
+
+@app.command("duel-votes")
+def duel_votes(
+    files: Annotated[
+        list[Path], typer.Argument(help="Votes that readers exported, one file each.")
+    ],
+) -> None:
+    """Count the votes of one or several readers of a duel: shares, intervals, agreement."""
+    from r2genkit.viz.widgets.duel_votes import read_votes, votes_sentence, votes_table
+
+    ballots = read_votes(files)
+    _echo_table(votes_table(ballots))
+    typer.echo(f"\n{votes_sentence(ballots)}")
+
+
 def _warn_unfamiliar(folder: Path, system, views: list, data_dir: Path | None) -> None:
     """One sentence on stderr where the views of a study are unlike the training images."""
     from r2genkit.experiments.familiarity import distances_of, warning

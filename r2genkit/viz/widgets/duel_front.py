@@ -55,13 +55,18 @@ STYLE = r"""
   .r2g-duel .r2g-stage { display: flex; flex-direction: column; align-items: stretch; gap: .6rem; }
   .r2g-duel .r2g-left { display: contents; }
   .r2g-duel .r2g-views { max-width: 34rem; }
+  .r2g-duel .r2g-bar-top { position: sticky; top: 0; z-index: 1; background: #fff; margin: 0; padding: .4rem 0; }
   .r2g-duel .r2g-cards { order: 1; }
   .r2g-duel .r2g-readout, .r2g-duel .r2g-truth { order: 2; margin-top: 0; }
 }
 @container r2g (max-width: 30rem) {
   .r2g-duel table { font-size: .75rem; }
-  .r2g-duel th, .r2g-duel td { padding: .15rem .25rem; overflow-wrap: anywhere; }
-  .r2g-duel td .r2g-aside { white-space: normal; }
+  .r2g-duel th, .r2g-duel td { padding: .15rem .2rem; }
+  .r2g-duel .r2g-votes td .r2g-aside { white-space: normal; }
+  .r2g-duel td .r2g-aside { font-size: .65rem; }
+  .r2g-duel .r2g-bar-top { gap: .3rem; }
+  .r2g-duel .r2g-bar-top .r2g-action { padding: .25rem .45rem; }
+  .r2g-duel .r2g-place { font-size: .875rem; }
   .r2g-duel svg.r2g-share-bar { width: 3.6rem; }
   .r2g-duel .r2g-long { display: none; }
 }
@@ -125,12 +130,12 @@ class Duel {
     root.setAttribute("data-lm-suppress-shortcuts", "true"); // keys of JupyterLab: 1 would make a heading
     this.place = make("span", { class: "r2g-place" });
     const step = (by, text, name) => {
-      const button = make("button", { type: "button", class: `r2g-action r2g-small r2g-${name}` }, text);
+      const button = make("button", { type: "button", class: `r2g-action r2g-small r2g-${name}` }, ...text);
       button.addEventListener("click", () => this.go(this.at + by));
       return button;
     };
-    this.before = step(-1, "\u2190 back", "back");
-    this.after = step(1, "next study \u2192", "next");
+    this.before = step(-1, ["\u2190 back"], "back");
+    this.after = step(1, ["next", make("span", { class: "r2g-long" }, " study"), " \u2192"], "next");
     this.unsure = make("button", { type: "button", class: "r2g-action r2g-small r2g-unsure" }, "cannot tell (0)");
     this.unsure.addEventListener("click", () => this.choose(-1));
     this.readout = make("p", { class: "r2g-readout", role: "status", "aria-live": "polite" });
@@ -346,7 +351,7 @@ class Duel {
     const head = (...names) => make("thead", {}, make("tr", {}, ...names.map((name) => make("th", { scope: "col" }, ...[name].flat()))));
     const judge = (name) => [name, make("span", { class: "r2g-long" }, "\u2019s votes")];
     const first = make("table", { class: "r2g-votes" },
-      head("report of", "your votes", ...data.metrics.map(judge), ...(feared ? ["called dangerous"] : [])),
+      head("report of", "your votes", ...data.metrics.map(judge), ...(feared ? [[make("span", { class: "r2g-long" }, "called "), "dangerous"]] : [])),
       make("tbody", {}, ...data.sources.map((source) => make("tr", { "data-source": source.key }, title(source),
         own(sums[source.key].votes, intervals[source.key]),
         ...data.metrics.map((name) => (source.key === data.reference ? make("td", {}, "\u2013")
@@ -357,7 +362,7 @@ class Duel {
         ...data.metrics.map(() => make("td", {}, "\u2013")), ...(feared ? [make("td", {}, "\u2013")] : []))));
     const column = (name) => Object.fromEntries(Object.entries(scores).map(([key, values]) => [key, values[name]]));
     const second = make("table", { class: "r2g-scores" },
-      head("report of", ...data.metrics, "findings stated", "invented"),
+      head("report of", ...data.metrics, [make("span", { class: "r2g-long" }, "findings "), "stated"], "invented"),
       make("tbody", {}, ...data.sources.map((source) => {
         const [tp, fp, fn] = sums[source.key].hits;
         return make("tr", { "data-source": source.key }, title(source), ...data.metrics.map((name) => {
