@@ -84,7 +84,7 @@ class Contest:
 
 
 def run_beside(result: RunResult, name: str) -> RunResult:
-    """The run of another recipe on the studies and texts of a run, trained or read.
+    """The run of another recipe on the studies, texts and scoring of a run, trained or read.
 
     Args:
         result: a finished run.
@@ -96,7 +96,7 @@ def run_beside(result: RunResult, name: str) -> RunResult:
     row, recipe = result.row, result.recipe
     own = load_recipe(name, profile=row.profile, corpus=recipe.data.corpus)
     changes = []
-    for block in ("data", "text"):
+    for block in ("data", "text", "scoring"):
         wanted = getattr(recipe, block).model_dump(mode="json")
         if block == "text" and own.baseline is not None and recipe.text.references == "full":
             # How far a model reads does not touch whole references: one run serves them all.
