@@ -40,6 +40,7 @@ STYLE = r"""
 .r2g-duel td .r2g-aside { white-space: nowrap; }
 .r2g-duel .r2g-best .r2g-aside { font-weight: 400; }
 .r2g-duel .r2g-lines { width: 100%; }
+.r2g-duel .r2g-short { display: none; }
 .r2g-duel .r2g-lines td:not(:first-child), .r2g-duel .r2g-lines th:not(:first-child) { text-align: center; }
 .r2g-duel .r2g-sign { display: inline-block; min-width: 1.2em; font-weight: 700; }
 .r2g-duel .r2g-sign-positive { color: var(--positive); }
@@ -62,6 +63,14 @@ STYLE = r"""
 @container r2g (max-width: 30rem) {
   .r2g-duel table { font-size: .75rem; }
   .r2g-duel th, .r2g-duel td { padding: .15rem .2rem; }
+  /* A name above its numbers: side by side they need more than the width of a phone. */
+  .r2g-duel .r2g-votes, .r2g-duel .r2g-scores { display: block; }
+  .r2g-duel .r2g-votes :is(thead, tbody), .r2g-duel .r2g-scores :is(thead, tbody) { display: block; }
+  .r2g-duel .r2g-votes tr { display: grid; grid-template-columns: 2fr repeat(4, minmax(0, 1fr)); }
+  .r2g-duel .r2g-feared tr { grid-template-columns: 2fr repeat(5, minmax(0, 1fr)); }
+  .r2g-duel .r2g-scores tr { display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); }
+  .r2g-duel .r2g-votes th:first-child, .r2g-duel .r2g-scores th:first-child { grid-column: 1 / -1; border: 0; }
+  .r2g-duel .r2g-votes thead th, .r2g-duel .r2g-scores thead th { font-size: .65rem; letter-spacing: -.01em; }
   .r2g-duel .r2g-votes td .r2g-aside { white-space: normal; }
   .r2g-duel td .r2g-aside { font-size: .65rem; }
   .r2g-duel .r2g-bar-top { gap: .3rem; }
@@ -69,6 +78,7 @@ STYLE = r"""
   .r2g-duel .r2g-place { font-size: .875rem; }
   .r2g-duel svg.r2g-share-bar { width: 3.6rem; }
   .r2g-duel .r2g-long { display: none; }
+  .r2g-duel .r2g-short { display: inline; }
 }
 """
 
@@ -350,8 +360,8 @@ class Duel {
     const range = intervals[data.reference].map(percent).join(" to ");
     const head = (...names) => make("thead", {}, make("tr", {}, ...names.map((name) => make("th", { scope: "col" }, ...[name].flat()))));
     const judge = (name) => [name, make("span", { class: "r2g-long" }, "\u2019s votes")];
-    const first = make("table", { class: "r2g-votes" },
-      head("report of", "your votes", ...data.metrics.map(judge), ...(feared ? [[make("span", { class: "r2g-long" }, "called "), "dangerous"]] : [])),
+    const first = make("table", { class: `r2g-votes${feared ? " r2g-feared" : ""}` },
+      head("report of", "your votes", ...data.metrics.map(judge), ...(feared ? [[make("span", { class: "r2g-long" }, "called dangerous"), make("span", { class: "r2g-short" }, "danger")]] : [])),
       make("tbody", {}, ...data.sources.map((source) => make("tr", { "data-source": source.key }, title(source),
         own(sums[source.key].votes, intervals[source.key]),
         ...data.metrics.map((name) => (source.key === data.reference ? make("td", {}, "\u2013")

@@ -303,7 +303,8 @@ def votes_sentence(ballots: Sequence[Ballot]) -> str:
     judged = sum(len(ballot.votes) for ballot in ballots)
     won = sum(count_votes(ballot)[first.reference] for ballot in ballots)
     who = "1 reader" if len(ballots) == 1 else f"{len(ballots)} readers"
-    told = f"{who}, {judged} votes: the human reference was called best in {won:g} of {judged}"
+    cast = "1 vote" if judged == 1 else f"{judged} votes"
+    told = f"{who}, {cast}: the human reference was called best in {won:g} of {judged}"
     if len(ballots) == 1:
         told += f" ({won / judged:.0%}, Wilson 95 % interval {_share(*wilson(won, judged))})"
     else:
