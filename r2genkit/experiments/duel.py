@@ -41,7 +41,7 @@ from r2genkit.viz.widgets.parts import mark_findings
 REFERENCE = "reference"
 AGAINST = ("02_constant", "02_nearest_image")
 """Baselines that a run is set beside: one text for all studies, and a copied report."""
-VIEW_SIZE = 224
+VIEW_SIZE = 288
 """Side of the images that readers see, in pixels."""
 
 
@@ -52,7 +52,7 @@ class Contest:
     Attributes:
         result: the run whose rules hold for all.
         text: its studies and references.
-        titles: name by source; the reference comes last.
+        titles: name by source, a recipe's run or "reference"; the reference comes last.
         about: one sentence by source.
         reports: text by source and study.
         evaluations: scores by source, all by the rules of the run; the reference is scored against
@@ -137,7 +137,7 @@ def contest_of(
     """
     text = result.text()
     ids = text.split.test
-    entries = [("model", result)]
+    entries = [(result.row.run, result)]
     for other in against:
         name = other if isinstance(other, str) else other.row.run
         if name != result.row.run:

@@ -52,10 +52,10 @@ def contest(folders):
 
 
 def test_all_systems_stand_on_the_studies_of_the_run(contest):
-    assert contest.systems == ("model", *AGAINST) and list(contest.reports)[-1] == REFERENCE
+    assert contest.systems == ("02_random", *AGAINST) and list(contest.reports)[-1] == REFERENCE
     ids = set(contest.text.split.test)
     assert len(ids) == 14 and all(set(texts) == ids for texts in contest.reports.values())
-    assert contest.reports["model"] == contest.result.hypotheses
+    assert contest.reports["02_random"] == contest.result.hypotheses
     assert len(set(contest.reports["02_constant"].values())) == 1
     for key, found in contest.evaluations.items():
         assert found.studies == contest.studies == tuple(sorted(ids)), key
@@ -139,10 +139,10 @@ def test_half_of_the_studies_drawn_are_abnormal_and_nobody_chose_them(contest):
 
 def test_where_one_kind_is_rare_the_other_fills_up(contest):
     only = {"normal": np.arange(14) != 3}  # one abnormal study
-    first = contest.evaluations["model"]
+    first = contest.evaluations["02_random"]
     table = first.per_study.assign(**only)
     rare = dataclasses.replace(
-        contest, evaluations={"model": dataclasses.replace(first, per_study=table)}
+        contest, evaluations={"02_random": dataclasses.replace(first, per_study=table)}
     )
     drawn = draw_studies(rare, 6, 0)
     assert len(set(drawn)) == 6 and contest.studies[3] in drawn
@@ -218,7 +218,7 @@ def test_metrics_vote_study_by_study(contest):
             tied += len(best) > 1
             for key in best:
                 tally[key] += 1 / len(best)
-            truth = contest.evaluations["model"].findings.counts[row][:, [0, 2]].sum()
+            truth = contest.evaluations["02_random"].findings.counts[row][:, [0, 2]].sum()
             if contest.abnormal[row] and truth:
                 judged += 1
                 misses = [not contest.evaluations[k].findings.counts[row][:, 0].any() for k in best]

@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from r2genkit.errors import KitError
 from r2genkit.metrics import evaluate_reports
 from r2genkit.viz.widgets.duel import (
+    FRONT,
     METRICS,
     DuelReport,
     corpus_scores,
@@ -188,6 +189,11 @@ def test_readers_without_a_script_see_no_names(deck):
     plain = page[page.index("<noscript>") : page.index("</noscript>")]
     assert WRITTEN["model"]["s2"] in plain and "Study 2, report 4" in plain
     assert not any(title in plain for title in TITLES.values())
+
+
+def test_rules_touch_no_other_figure():
+    heads = [line.split("{")[0] for line in FRONT.rules.splitlines() if "{" in line]
+    assert heads and all(".r2g-duel" in head or head.startswith("@") for head in heads)
 
 
 def test_hostile_texts_stay_texts(deck):

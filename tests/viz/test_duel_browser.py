@@ -118,7 +118,7 @@ def test_reports_keep_their_findings_apart_by_sign_and_colour(page, tmp_path, de
     facts = page.js("document.querySelectorAll('.r2g-facts')[0].textContent")
     report = study.reports[study.cards[0][0]]
     assert f"BLEU-4 {report.scores['BLEU-4']:.3f}" in facts
-    assert "states 1 of 1; invents 0" in facts
+    assert "states 1 of 1; invented: 0" in facts
 
 
 def test_sums_in_the_page_are_the_scores_of_the_judged_studies(page, tmp_path, deck):

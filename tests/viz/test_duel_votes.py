@@ -121,7 +121,8 @@ def test_kappa_that_is_not_defined_is_said_to_be_so():
 def test_what_is_no_ballot_is_refused(tmp_path):
     good = ballot(["model"])
     cases = {
-        "holds no vote yet": ballot([]),
+        "ballot 1 holds no vote yet": ballot([]),
+        "1 holds no vote yet: judge": {},
         "votes.0: Value error|names 'nobody', which is no source": ballot(["nobody"]),
         "format is 'x'": good | {"format": "x"},
         "deck": good | {"deck": "../../etc"},
@@ -142,6 +143,9 @@ def test_what_is_no_ballot_is_refused(tmp_path):
         read_votes([tmp_path / "none.json"])
     broken = tmp_path / "broken.json"
     broken.write_text("{", encoding="utf-8")
+    with pytest.raises(KitError, match=r"broken\.json is no JSON"):
+        read_votes([broken])
+    broken.write_text("[" * 100_000, encoding="utf-8")
     with pytest.raises(KitError, match=r"broken\.json is no JSON"):
         read_votes([broken])
     broken.write_text("[1]", encoding="utf-8")

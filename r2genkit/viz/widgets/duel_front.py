@@ -13,6 +13,7 @@ STYLE = r"""
 .r2g-duel .r2g-place { font-weight: 600; margin-right: auto; }
 .r2g-duel .r2g-stage { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 1.2rem; align-items: start; }
 .r2g-duel .r2g-stage:focus { outline: none; }
+.r2g-duel .r2g-stage { scroll-margin-top: 4rem; }
 .r2g-duel .r2g-left { display: flex; flex-direction: column; position: sticky; top: .5rem; }
 .r2g-duel .r2g-cards { display: flex; flex-direction: column; gap: .7rem; }
 .r2g-duel .r2g-card { display: flex; flex-direction: column; border: 1px solid #b5b5b5; border-radius: 6px; padding: .6rem .7rem; }
@@ -66,8 +67,8 @@ STYLE = r"""
   /* A name above its numbers: side by side they need more than the width of a phone. */
   .r2g-duel .r2g-votes, .r2g-duel .r2g-scores { display: block; }
   .r2g-duel .r2g-votes :is(thead, tbody), .r2g-duel .r2g-scores :is(thead, tbody) { display: block; }
-  .r2g-duel .r2g-votes tr { display: grid; grid-template-columns: 2fr repeat(4, minmax(0, 1fr)); }
-  .r2g-duel .r2g-feared tr { grid-template-columns: 2fr repeat(5, minmax(0, 1fr)); }
+  .r2g-duel .r2g-votes tr { display: grid; grid-template-columns: 2.3fr repeat(4, minmax(0, 1fr)); }
+  .r2g-duel .r2g-feared tr { grid-template-columns: 2.3fr repeat(5, minmax(0, 1fr)); }
   .r2g-duel .r2g-scores tr { display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); }
   .r2g-duel .r2g-votes th:first-child, .r2g-duel .r2g-scores th:first-child { grid-column: 1 / -1; border: 0; }
   .r2g-duel .r2g-votes thead th, .r2g-duel .r2g-scores thead th { font-size: .65rem; letter-spacing: -.01em; }
@@ -191,6 +192,7 @@ class Duel {
   go(index) {
     this.show(index);
     this.stage.focus({ preventScroll: true });
+    if (this.stage.getBoundingClientRect().top < 0) this.stage.scrollIntoView({ block: "start" });
   }
 
   show(index) {
@@ -218,7 +220,8 @@ class Duel {
 
   drawStudy() {
     const { data, study, vote } = this;
-    this.place.textContent = `Study ${this.at + 1} of ${data.studies.length}` + (vote ? ` (${study.id})` : "");
+    this.place.textContent = `Study ${this.at + 1} of ${data.studies.length}` + (vote ? ` (${study.id})` : "")
+      + (data.synthetic ? " \u00b7 synthetic images" : "");
     this.before.disabled = this.at === 0;
     this.after.disabled = !vote || this.at === data.studies.length - 1;
     this.after.classList.toggle("r2g-main", !this.after.disabled);
@@ -257,7 +260,7 @@ class Duel {
       facts.append(`Metrics compare with this text. Findings that it states: ${tp + fn}.`);
     } else {
       facts.append(...data.metrics.flatMap((name) => [make("span", {}, `${name} `, make("b", {}, number(card.scores[name]))), " "]),
-        make("br"), tp + fn ? `Findings of the reference: states ${tp} of ${tp + fn}` : "The reference states no finding", `; invents ${fp}.`);
+        make("br"), tp + fn ? `Findings of the reference: states ${tp} of ${tp + fn}` : "The reference states no finding", `; invented: ${fp}.`);
     }
     return make("article", { class: `r2g-card${vote.best === i ? " r2g-voted" : ""}`, "aria-label": `Report ${i + 1}: ${this.names(card)}` },
       head, reportText(card.words, card.findings), facts);
@@ -290,7 +293,7 @@ class Duel {
         ? make("span", { class: `r2g-sign r2g-sign-${polarity}`, title: MEANINGS[polarity] }, SIGNS[polarity]) : "");
       parts.push(make("div", { class: "r2g-wide" }, make("table", { class: "r2g-lines" },
         make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "finding"),
-          ...(known ? [make("th", { scope: "col" }, "there")] : []),
+          ...(known ? [make("th", { scope: "col" }, "shown")] : []),
           ...study.cards.map((card, i) => make("th", { scope: "col" }, String(i + 1),
             make("span", { class: "r2g-aside r2g-long" }, this.names(card)))))),
         make("tbody", {}, ...study.lines.map((line) => make("tr", {}, make("th", { scope: "row" }, line.title),

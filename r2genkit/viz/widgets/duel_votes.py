@@ -139,6 +139,10 @@ def _deck(ballot: Ballot) -> tuple[Any, ...]:
 def _read(source: str | Path | Mapping[str, Any], number: int) -> tuple[Ballot, str, str]:
     """A ballot, what to call it in messages, and what to call a reader without a code."""
     if isinstance(source, Mapping):
+        if not source:  # a widget before the first vote
+            raise KitError(
+                f"ballot {number} holds no vote yet: judge at least one study before it is read"
+            )
         content, name, fallback = dict(source), f"ballot {number}", f"reader {number}"
     else:
         path = Path(source)
@@ -147,7 +151,7 @@ def _read(source: str | Path | Mapping[str, Any], number: int) -> tuple[Ballot, 
             raise KitError(f"{path} does not exist: give a file that the report duel exported")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise KitError(f"{name} is no JSON ({error}): export the votes again") from error
     try:
         return Ballot.model_validate(content), name, fallback
