@@ -251,8 +251,13 @@ def test_figure_shows_every_report_with_its_scores(tmp_path):
         duel_figure(deck, 0)
 
 
-def test_no_word_of_a_report_leaves_the_figure(deck):
-    figure = duel_figure(deck, 5)
+@pytest.mark.parametrize("words", [0, 9, 40])
+def test_no_word_leaves_the_figure(words):
+    long = {key: " ".join([title, *["very"] * words]) for key, title in TITLES.items()}
+    deck = made_deck(titles=long, title=" ".join(["long"] * 6 * words))
+    shows = tuple(f"finding {number}, left, base, mild" for number in range(words))
+    studies = [dataclasses.replace(study, shows=shows) for study in deck.studies]
+    figure = duel_figure(dataclasses.replace(deck, studies=tuple(studies)), 5)
     renderer = FigureCanvasAgg(figure).get_renderer()
     width, height = figure.get_size_inches() * figure.dpi
     for text in figure.texts:

@@ -462,10 +462,10 @@ def duel_figure(data: DuelData, limit: int = 3) -> Figure:
     """
     if limit < 1:
         raise KitError(f"limit is {limit}: show at least one study.")
-    width, left = 12.0, 3.6
+    width, left, side = 12.0, 3.6, 1.68  # inches; side of an image
     writer = _Writer(width)
     order = sorted(data.sources, key=lambda source: source.key != data.reference)
-    writer.text(0.1, 0.22, data.title, 11)
+    writer.text(0.1, 0.22, textwrap.shorten(data.title, 120, placeholder=" ..."), 11)
     y = 0.4
     films: list[tuple[float, DuelStudy]] = []
     for study in data.studies[:limit]:
@@ -473,27 +473,24 @@ def duel_figure(data: DuelData, limit: int = 3) -> Figure:
         films.append((top + 0.15, study))
         kind = "abnormal" if study.abnormal else "normal"
         writer.text(0.1, top + 0.1, f"{study.id} ({kind})", 9, weight="bold")
-        shows = (
-            "" if study.shows is None else f"{data.told_by}: {'; '.join(study.shows) or 'nothing'}"
-        )
-        for number, line in enumerate(textwrap.wrap(shows, 52)):
-            writer.text(0.1, top + 0.15 + 1.68 + 0.2 + 0.15 * number, line, 8, color="0.25")
+        below = top + 0.15 + side + 0.2  # where the text under the images begins
+        if study.shows is not None:
+            told = f"{data.told_by}: {'; '.join(study.shows) or 'nothing'}"
+            for line in textwrap.wrap(told, 50):
+                writer.text(0.1, below, line, 8, color="0.25")
+                below += 0.15
         y += 0.1
         for source in order:
             report = study.reports[source.key]
-            is_reference = source.key == data.reference
-            title = source.title
+            title = textwrap.shorten(source.title, 100, placeholder=" ...")
             writer.text(left, y, title, 8.5, weight="bold")
-            # Bold is wider than what is measured.
-            writer.text(
-                left + 1.12 * writer.measure(title, 8.5) + 0.15,
-                y,
-                _scores_line(report, is_reference),
-                7.5,
-                color="0.3",
-            )
+            scores = _scores_line(report, source.key == data.reference)
+            start = left + 1.12 * writer.measure(title, 8.5) + 0.15  # bold is wider than measured
+            if start + writer.measure(scores, 7.5) > width - 0.1:
+                start, y = left, y + 0.16
+            writer.text(start, y, scores, 7.5, color="0.3")
             y += writer.report(left, y + 0.04, report, width - 0.1) + 0.22
-        y = max(y, top + 0.15 + 1.68 + 0.2 + 0.15 * (1 + len(shows) // 52)) + 0.1
+        y = max(y, below) + 0.1
     writer.text(
         left, y, "findings: + affirmed, \N{MINUS SIGN} denied or stated normal, ? doubted", 7.5,
         color="0.3",
@@ -504,10 +501,8 @@ def duel_figure(data: DuelData, limit: int = 3) -> Figure:
     figure = plt.figure(figsize=(width, height))
     for top, study in films:
         for place, view in enumerate(study.views[:2]):
-            box = (
-                (0.1 + 1.72 * place) / width, 1 - (top + 1.68) / height, 1.68 / width, 1.68 / height
-            )  # fmt: skip
-            axis = figure.add_axes(box)
+            corner = ((0.1 + (side + 0.04) * place) / width, 1 - (top + side) / height)
+            axis = figure.add_axes((*corner, side / width, side / height))
             axis.imshow(view, cmap="gray", vmin=0, vmax=255)
             axis.set_axis_off()
     writer.draw(figure, height)
