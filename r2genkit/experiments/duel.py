@@ -339,8 +339,9 @@ def metric_votes(contest: Contest, *, seed: int = 0, resamples: int = 1000) -> M
     """Each metric as a judge among the systems; the reference, its yardstick, does not stand.
 
     These are no readers. A metric votes for the report with the highest score of the single study;
-    reports with the same score share the vote; finding-F1 counts a report as fully right where
-    neither it nor the reference states a finding. Intervals: bootstrap over studies, 95 %.
+    reports with the same score (of three decimals) share the vote. finding-F1 counts a report as
+    fully right where neither it nor the reference states a finding. Intervals: bootstrap over
+    studies, 95 %.
 
     Args:
         contest: what was written, scored.

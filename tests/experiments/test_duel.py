@@ -213,7 +213,7 @@ def test_metrics_vote_study_by_study(contest):
                 key: contest.evaluations[key].per_study.loc[study, metric]
                 for key in contest.systems
             }
-            scores = {key: 1.0 if math.isnan(score) else score for key, score in scores.items()}
+            scores = {k: 1.0 if math.isnan(one) else round(one, 3) for k, one in scores.items()}
             best = [key for key, score in scores.items() if score == max(scores.values())]
             tied += len(best) > 1
             for key in best:

@@ -96,6 +96,9 @@ def test_a_metric_votes_for_the_highest_score_and_shares_ties():
     nan = math.nan
     assert favourites({"a": 0.2, "b": 0.3, "c": 0.1}) == {"a": 0, "b": 1, "c": 0}
     assert favourites({"a": 0.3, "b": 0.3, "c": 0.1}) == {"a": 0.5, "b": 0.5, "c": 0}
+    # Both are shown as 0.000: no 4-gram of the reference in either.
+    assert favourites({"a": 2e-5, "b": 1e-9, "c": 0.0}) == dict.fromkeys("abc", 1 / 3)
+    assert favourites({"a": 0.3, "b": 0.301, "c": 0.1}) == {"a": 0, "b": 1, "c": 0}
     # Nothing to find and nothing made up is as good as a full score.
     assert favourites({"a": nan, "b": 0.0, "c": nan}) == {"a": 0.5, "b": 0, "c": 0.5}
 

@@ -262,13 +262,15 @@ def corpus_scores(reports: Sequence[DuelReport]) -> dict[str, float]:
 def favourites(scores: Mapping[str, float]) -> dict[str, float]:
     """The vote of a metric: one for the highest score, shared evenly by all that have it.
 
+    Scores are compared as they are shown, with three decimals: where no report has a 4-gram of the
+    reference, BLEU-4 differs by what guards against dividing by zero, and prefers none of them.
+
     A missing score (finding-F1 where neither report states a finding) counts as 1: there was
     nothing to find, and nothing was made up.
     """
-    filled = {key: 1.0 if math.isnan(value) else float(value) for key, value in scores.items()}
-    top = max(filled.values())
-    best = [key for key, value in filled.items() if math.isclose(value, top, abs_tol=1e-12)]
-    return {key: 1 / len(best) if key in best else 0.0 for key in filled}
+    shown = {k: 1.0 if math.isnan(value) else round(float(value), 3) for k, value in scores.items()}
+    best = [key for key, value in shown.items() if value == max(shown.values())]
+    return {key: 1 / len(best) if key in best else 0.0 for key in shown}
 
 
 def metric_favourites(study: DuelStudy, reference: str) -> dict[str, dict[str, float]]:

@@ -388,7 +388,7 @@ class Duel {
     this.tally.replaceChildren(
       make("h2", {}, `Preferred, over ${n === data.studies.length ? "all " : ""}${n} judged ${n === 1 ? "study" : "studies"}`),
       make("p", {}, `You called the reference best in ${votes(reference)} of ${n} (95\u202f% interval ${range}). `
-        + "A metric votes for the report that it scores highest, ties shared; the reference, with which it compares, it cannot judge."),
+        + "A metric votes for the report that it scores highest, ties (of three decimals) shared; the reference, with which it compares, it cannot judge."),
       make("div", { class: "r2g-wide" }, first),
       make("h2", {}, "Corpus scores over the same studies"),
       make("p", { class: "r2g-note" }, "BLEU-4 and finding-F1 from summed counts, ROUGE-L and CIDEr as means (CIDEr with the word rarities of the whole test set)."
