@@ -7,9 +7,10 @@ and ``viz/widgets/recorder.py``.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ from r2genkit.viz.transformer import drawn_masks
 from r2genkit.viz.widgets.microscope import (
     BEGIN,
     CROP,
+    RARE,
     Crop,
     MicroscopeData,
     Readings,
@@ -52,9 +54,9 @@ from r2genkit.viz.widgets.microscope import (
     SlotUse,
     Trial,
     shared,
-
+    trial_payload,
 )
-from r2genkit.viz.widgets.scrubber import mark_findings
+from r2genkit.viz.widgets.parts import mark_findings
 
 DRAWS = 3  # sets of slots drawn for comparison, beside the one that is read alike
 
@@ -163,7 +165,7 @@ def best_patches(patches: Reads, number: int) -> dict[tuple[int, int], list[tupl
         By (head, slot) that is read: (reader, weight), best first.
     """
     found: dict[tuple[int, int], list[tuple[int, float]]] = {}
-    readers, heads, k = patches.slots.shape
+    heads, k = patches.slots.shape[1:]
     study = patches.study.numpy()
     for head in range(heads):
         slots = patches.slots[:, head].numpy().ravel()
@@ -225,11 +227,13 @@ def slot_use(
 def with_report(batch: Batch, tokens: Sequence[int]) -> Batch:
     """A minibatch of one study with a report ``tokens`` (no marks) that it should read."""
     ids = torch.tensor([[0, *tokens, 0]], device=batch.view_mask.device)
-    return replace(batch, tokens=ids, lengths=torch.tensor([ids.shape[1]], device=ids.device))
+    return dataclasses.replace(
+        batch, tokens=ids, lengths=torch.tensor([ids.shape[1]], device=ids.device)
+    )
 
 
 def read_report(model: CMN, batch: Batch, tokens: Sequence[int]) -> tuple[Readings, Readings]:
-    """What begin mark and words of a report read ``[T + 1, h, k]``, and the patches ``[V, S, h, k]``.
+    """What begin mark and words read ``[T + 1, h, k]``, and the patches ``[V, S, h, k]``.
 
     A word reads once it stands there: what was read before word t was chosen is the reading of the
     word before it.
@@ -253,37 +257,42 @@ def read_report(model: CMN, batch: Batch, tokens: Sequence[int]) -> tuple[Readin
 
 def compare_elsewhere(
     words: Readings, own: np.ndarray, patches: Reads, studies: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What words share with the patches of other studies in the same places.
 
     Args:
         words: ``[T, h, k]``.
         own: ``[T, h + 1, V, S]``, :func:`~r2genkit.viz.widgets.microscope.shared`.
         patches: readings of many studies.
-        studies: the ones to compare with.
+        studies: N of them to compare with, each with all the patches of ``own``.
 
     Returns:
-        Mean over the studies, and share of them that reach ``own``, each ``[T, h + 1, V, S]``.
+        Mean over the studies, and share of them that reach ``own``, each ``[T, h + 1, V, S]``; and
+        ``[T, h + 1, 2]``: how many patches of a study are beyond all but ``RARE`` of the others,
+        the range of 19 in 20 of these studies, each held against the rest.
 
     Raises:
-        KitError: none of the studies has a patch in some place.
+        KitError: fewer than two studies, or one without a patch in some place.
     """
     views, per_view = own.shape[2:]
+    if len(studies) < 2:
+        raise KitError(f"{len(studies)} other studies cannot be compared with: give two or more.")
     member = torch.zeros(int(patches.study.max()) + 1, dtype=torch.bool)
     member[list(studies)] = True
     some = patches.select(member[patches.study])
     read = torch.from_numpy(words.dense(patches.count))  # [T, h, M]
     heads = torch.arange(read.shape[1])[None, :, None]
-    mean = np.zeros(own.shape, dtype=np.float32)
-    reached = np.zeros(own.shape, dtype=np.float32)
+    mean, reached = (np.zeros(own.shape, dtype=np.float32) for _ in range(2))
+    beyond = torch.zeros(*own.shape[:2], len(studies))
     for view in range(views):
         for patch in range(per_view):
             there = some.select(some.place == view * per_view + patch)
-            if not len(there):
+            if len(there) != len(studies):
                 raise KitError(
-                    f"none of the {len(studies)} other studies has patch {patch} of view "
-                    f"{view + 1}: compare with more studies."
+                    f"{len(there)} of {len(studies)} other studies have patch {patch} of view "
+                    f"{view + 1}: compare with studies that have all views of this one."
                 )
+            there = there.select(there.study.argsort())
             weight = read[:, heads, there.slots.long()]  # [T, N, h, k]
             each = torch.minimum(weight, there.weights).sum(-1).transpose(1, 2)  # [T, h, N]
             each = torch.cat([each.mean(1, keepdim=True), each], 1)
@@ -291,7 +300,18 @@ def compare_elsewhere(
             mean[:, :, view, patch] = each.mean(-1)
             # Sums in another order differ in the last digit.
             reached[:, :, view, patch] = (each >= here[..., None] - 1e-6).float().mean(-1)
-    return mean, reached
+            beyond += _reached_by_others(each) < RARE
+    bounds = torch.tensor([0.025, 0.975])
+    usual = torch.quantile(beyond, bounds, dim=-1, interpolation="nearest")
+    return mean, reached, usual.permute(1, 2, 0).int().numpy()
+
+
+def _reached_by_others(values: Tensor) -> Tensor:
+    """For each of ``[..., N]`` the share of the N - 1 others that are at least as large."""
+    ordered = values.sort(-1).values.contiguous()
+    below = torch.searchsorted(ordered, (values - 1e-6).contiguous())  # smaller than each
+    count = values.shape[-1]
+    return (count - below - 1).float() / (count - 1)
 
 
 def microscope_data(
@@ -330,7 +350,7 @@ def microscope_data(
     free = [i for i in free if views[i] >= len(seen) * record.patches.per_view]
     rng = numpy_rng(seed, "microscope/others")
     chosen = rng.permutation(free)[:other_studies].tolist()
-    elsewhere, reached = compare_elsewhere(read, own, record.patches, chosen)
+    elsewhere, reached, usual = compare_elsewhere(read, own, record.patches, chosen)
     titles = default_labeler().titles
     places = [study.views.index(view) for view in seen]
     drawn = drawn_masks(study, system.recipe.encoder.image_size)
@@ -350,6 +370,7 @@ def microscope_data(
         use=record.use,
         elsewhere=elsewhere,
         reached=reached,
+        usual=usual,
         other_studies=len(chosen),
         findings=mark_findings(bench.words),
         masks={titles[found]: mask[places] for found, mask in drawn.items() if mask[places].any()},
@@ -496,3 +517,33 @@ class MemoryBench:
                 f"the microscope answers without=[slot, ...] with whole numbers, not {question!r}."
             )
         return trial_payload(self.trial(slots), self.words, mark_findings(self.words))
+
+    def with_trials(
+        self, data: MicroscopeData, *, count: int = 16, seed: int = 0
+    ) -> MicroscopeData:
+        """The data with two trials made beforehand, for hosts without a kernel.
+
+        Without the ``count`` slots that the first affirmed finding's words read most (the first
+        word's, if none is affirmed), and without the ``count`` that this study reads most.
+
+        Args:
+            data: of the same study.
+            count: slots each.
+            seed: of the draws for comparison.
+        """
+        marks = [mark for mark in data.findings if mark.polarity == "positive"]
+        first, end = (marks[0].first, marks[0].end) if marks else (0, 1)
+        read = data.word_reads.dense(self.held.shape[1])[first + 1 : end + 1].sum((0, 1))
+        named = " ".join(data.words[first:end])
+        trials = []
+        for weight, about in (
+            (
+                read,
+                f"slots that “{named}” reads most",
+            ),
+            (self.held.sum(0), "slots that this study reads most"),
+        ):
+            order = np.argsort(-weight, kind="stable")
+            chosen = order[: min(count, int((weight > 0).sum()))].tolist()
+            trials.append(self.trial(chosen, f"the {len(chosen)} {about}", seed=seed))
+        return dataclasses.replace(data, trials=tuple(trials))

@@ -69,7 +69,11 @@ class Readings:
 
     def __post_init__(self) -> None:
         slots, weights = np.asarray(self.slots), np.asarray(self.weights, dtype=np.float32)
-        if slots.shape != weights.shape or slots.ndim < 2 or not np.issubdtype(slots.dtype, np.integer):
+        if (
+            slots.shape != weights.shape
+            or slots.ndim < 2
+            or not np.issubdtype(slots.dtype, np.integer)
+        ):
             raise KitError(
                 f"slots {list(slots.shape)} ({slots.dtype}) and weights {list(weights.shape)} of "
                 "readings must both be [..., heads, k], slots as integers."
@@ -223,6 +227,8 @@ class MicroscopeData:
             the patch in the same place; first the mean of the heads, then each head.
         reached: ``[T + 1, h + 1, V, S]``: share of those patches that share at least as much with
             the word as the patch of this study.
+        usual: ``[T + 1, h + 1, 2]``: how many patches stand out (``reached`` below ``RARE``), at
+            least and at most, in 19 of 20 of the other studies.
         other_studies: how many they are.
         findings: what the words name.
         masks: bool ``[V, H, W]`` by finding: where the phantom drew what.
@@ -246,6 +252,7 @@ class MicroscopeData:
     use: SlotUse
     elsewhere: np.ndarray
     reached: np.ndarray
+    usual: np.ndarray
     other_studies: int
     findings: tuple[FindingMark, ...] = ()
     masks: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -286,6 +293,10 @@ class MicroscopeData:
                 raise KitError(
                     f"{name} is {list(values.shape)}; expected {list(shape)} with values in 0 to 1."
                 )
+        if np.shape(self.usual) != (*shape[:2], 2):
+            raise KitError(
+                f"usual is {list(np.shape(self.usual))}; expected {[*shape[:2], 2]}: two bounds."
+            )
         for name, mask in self.masks.items():
             shapes = [view.shape for view in self.views]
             if len(mask) != count or [np.shape(one) for one in mask] != shapes:
@@ -417,7 +428,8 @@ def changes(old: Sequence[str], new: Sequence[str]) -> tuple[list[bool], list[bo
 
 def changed_share(old: Sequence[str], new: Sequence[str]) -> float:
     """Share of the words of both reports that :func:`changes` marks; 0 for two empty reports."""
-    marks = sum(changes(old, new), [])
+    first, second = changes(old, new)
+    marks = first + second
     return sum(marks) / len(marks) if marks else 0.0
 
 
@@ -446,7 +458,9 @@ def trial_sentence(trial: Trial, words: Sequence[str]) -> str:
     if own == 0:
         return text + "Nothing hangs on these slots alone."
     if own > max(shares):
-        return text + "More than any of the comparisons: something hangs on these slots."
+        return text + (
+            "More than without any of the others; see below how much of the reading those held."
+        )
     return text + "No more than without others: these slots are not special."
 
 
@@ -554,7 +568,6 @@ def payload(data: MicroscopeData) -> dict[str, Any]:
     found = meeting(data)
     elsewhere, reached = np.asarray(data.elsewhere), np.asarray(data.reached)
     readers, layers = found.own.shape[:2]
-    patches = found.own[0, 0].size
 
     def rows(values: np.ndarray) -> np.ndarray:
         return values.reshape(readers * layers, -1)
@@ -599,13 +612,15 @@ def payload(data: MicroscopeData) -> dict[str, Any]:
                 ("reached", reached.clip(0, 1)),
             )
         },
-        # One scale for all words, heads and patches, so that pictures can be compared.
-        "top": max(float(found.own.max()), float(elsewhere.max()), 1 / STEPS),
-        "top_difference": max(float(np.abs(found.own - elsewhere).max()), 1 / STEPS),
+        # One scale for a word's pictures, so that this study and others can be compared ...
+        "top": rows(np.maximum(found.own, elsewhere)).max(1).clip(1 / STEPS).tolist(),
+        "top_difference": rows(np.abs(found.own - elsewhere)).max(1).clip(1 / STEPS).tolist(),
+        # ... and one of a layer for the shading of all words.
+        "top_layer": found.own.max((0, 2, 3)).clip(1 / STEPS).tolist(),
         "means": np.round(means, 5).tolist(),
         "rare": RARE,
         "rare_patches": [np.flatnonzero(row < RARE).tolist() for row in rows(reached)],
-        "patches": patches,
+        "usual": np.asarray(data.usual, dtype=int).reshape(-1, 2).tolist(),
         "of_findings": [
             {"name": name, "values": np.round(values.reshape(readers * layers, 3), 4).tolist()}
             for name, values in found.of_findings.items()
@@ -644,3 +659,219 @@ def microscope_widget(
         KitError: ``anywidget`` is not installed.
     """
     return live(FRONT, payload(data), answer)
+
+
+# --- static twin ----------------------------------------------------------------------------------
+
+
+def starting_word(data: MicroscopeData) -> int:
+    """Row of the first word of an affirmed finding, else of any finding, else of the report."""
+    affirmed = [mark for mark in data.findings if mark.polarity == "positive"]
+    marks = affirmed or list(data.findings)
+    return marks[0].first + 1 if marks else 1
+
+
+def microscope_figure(
+    data: MicroscopeData, word: int | str | None = None, *, trials: Sequence[Trial] | None = None
+) -> Figure:
+    """The microscope without a browser.
+
+    Above: which patches share slots with one word, in this study, in the same places of other
+    studies, and the difference. Middle: the same for all words, mean over the patches, beside
+    shuffled slots. Below: how the slots are read over the training set, with those of the word and
+    of the patch that shares most with it; and how much of the report changes without slots.
+
+    Args:
+        data: as for the page.
+        word: row (0 is the begin mark) or a word (its first place); default:
+            :func:`starting_word`.
+        trials: to show; default: those of the data.
+
+    Raises:
+        KitError: the report has no such word.
+    """
+    readers = data.readers
+    if word is None:
+        row = starting_word(data)
+    elif isinstance(word, str):
+        row = readers.index(word) if word in readers else -1
+    else:
+        row = int(word)
+    if not 0 <= row < len(readers):
+        raise KitError(f"the report has no word {word!r}: name one of {', '.join(readers)}.")
+    trials = data.trials if trials is None else tuple(trials)
+    found = meeting(data)
+    wide = len(data.views) > 1
+    heights = [2.9 if wide else 3.6, 2.3, 2.3, *([1.6] if trials else []), 0.14]
+    figure = plt.figure(figsize=(11.4, sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights)
+    _draw_maps(parts[0], data, found, row)
+    _draw_words(parts[1], data, found, row)
+    _draw_use(parts[2], data, found, row)
+    if trials:
+        _draw_trials(parts[3], data, trials)
+    if data.synthetic:
+        parts[-1].text(0.995, 0.3, "synthetic phantom images", ha="right", fontsize=7, color="0.4")
+    plt.close(figure)  # the caller's alone: a notebook would show it a second time
+    return figure
+
+
+def _plain(text: str) -> str:
+    return text.replace("$", r"\$")  # matplotlib would start a formula
+
+
+def _outline(place: int) -> str:
+    return OUTLINES[place % len(OUTLINES)]
+
+
+def _draw_maps(part: Any, data: MicroscopeData, found: Meeting, row: int) -> None:
+    """The word's patches in this study, in others, and the difference."""
+    own, there = found.own[row, 0], np.asarray(data.elsewhere)[row, 0]  # [V, S]
+    top = max(float(own.max()), float(there.max()), 1 / STEPS)
+    far = max(float(np.abs(own - there).max()), 1 / STEPS)
+    rows, columns = data.grid
+    part.suptitle(
+        _plain(f"{data.title}: reading that “{data.readers[row]}” and each patch have in common"),
+        fontsize=10,
+        x=0.01,
+        ha="left",
+    )
+    titles = (
+        f"this study: {own.mean():.1%} on average",
+        f"same places, {data.other_studies} other studies: {there.mean():.1%}",
+        f"difference; {(np.asarray(data.reached)[row, 0] < RARE).sum()} patches beyond "
+        f"{1 - RARE:.0%} of others (usual: {data.usual[row][0][0]} to {data.usual[row][0][1]})",
+    )
+    pieces = part.subfigures(1, 3, squeeze=False)[0]
+    for column, (values, title) in enumerate(zip((own, there, own - there), titles)):
+        piece, bars = pieces[column], None
+        piece.suptitle(title, fontsize=8)
+        axes = piece.subplots(1, len(data.views), squeeze=False)[0]
+        for view, image in enumerate(data.views):
+            axis = axes[view]
+            height, width = image.shape
+            extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+            axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+            heat = values[view].reshape(rows, columns)
+            if column < 2:
+                alpha = 0.7 * np.sqrt(heat.clip(0) / top)
+                bars = axis.imshow(heat, cmap="viridis", vmin=0, vmax=top, alpha=alpha,
+                                   extent=extent, interpolation="nearest")  # fmt: skip
+            else:
+                alpha = 0.8 * np.abs(heat) / far
+                bars = axis.imshow(heat, cmap="PuOr_r", vmin=-far, vmax=far, alpha=alpha,
+                                   extent=extent, interpolation="nearest")  # fmt: skip
+                low = np.asarray(data.reached)[row, 0, view] < RARE
+                down, right = np.divmod(np.flatnonzero(low), columns)
+                axis.plot((right + 0.5) * width / columns - 0.5, (down + 0.5) * height / rows - 0.5,
+                          "o", ms=3, mfc="white", mec="black", mew=0.6)  # fmt: skip
+            for place, mask in enumerate(data.masks.values()):
+                if np.any(mask[view]):
+                    solid = np.asarray(mask[view], float)
+                    axis.contour(solid, levels=[0.5], colors=_outline(place), linewidths=0.8)
+            axis.set_axis_off()
+            axis.set_title(data.view_names[view], fontsize=7, pad=2)
+        bar = piece.colorbar(
+            bars, ax=list(axes), orientation="horizontal", fraction=0.06, pad=0.02, aspect=40
+        )
+        bar.solids.set_alpha(1)
+        bar.ax.tick_params(labelsize=6)
+        bar.ax.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    if data.masks:
+        handles = [
+            plt.Line2D([], [], color=_outline(place), label=name)
+            for place, name in enumerate(data.masks)
+        ]
+        part.legend(handles=handles, fontsize=7, loc="upper right", ncols=3, frameon=False)
+
+
+def _draw_words(part: Any, data: MicroscopeData, found: Meeting, row: int) -> None:
+    """All words: mean over patches, this study, others, shuffled."""
+    axis = part.subplots()
+    places = np.arange(len(data.readers))
+    for values, style, label in (
+        (found.own[:, 0], {"color": BOTH, "marker": "o", "ms": 3.5, "lw": 0}, "this study"),
+        (np.asarray(data.elsewhere)[:, 0],
+         {"color": WORD, "marker": "_", "ms": 8, "mew": 2, "lw": 0},
+         f"same places, {data.other_studies} other studies"),
+        (found.chance[:, 0], {"color": "#8c8c8c", "lw": 1.2, "ls": "--"}, "shuffled slots"),
+    ):  # fmt: skip
+        axis.plot(places, values.mean((1, 2)), label=label, **style)
+    axis.set_ylim(bottom=0)
+    axis.set_xlim(-0.7, len(places) - 0.3)
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axis.set_xticks(places, [_plain(word) for word in data.readers], rotation=90, fontsize=7)
+    axis.get_xticklabels()[row].set_fontweight("bold")
+    axis.tick_params(axis="y", labelsize=7)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_title("Reading that each word has in common with a patch, mean over all patches",
+                   fontsize=9, loc="left")  # fmt: skip
+    axis.legend(fontsize=7, ncols=3, loc="lower right", frameon=False, bbox_to_anchor=(1, 1.0))
+
+
+def _draw_use(part: Any, data: MicroscopeData, found: Meeting, row: int) -> None:
+    """All slots over the training set, and who of the two readers reads them."""
+    axis = part.subplots()
+    use, count = data.use, data.use.patches.shape[1]
+    order = use.order
+    live = order[~use.dead[order]]
+    places = np.arange(len(live))
+    up, down = use.patches.mean(0)[live], use.words.mean(0)[live]
+    axis.bar(places, up, width=1, color=PATCH, label="patches read (up)")
+    axis.bar(places, -down, width=1, color=WORD, label="words read (down)")
+    best = np.unravel_index(found.own[row, 0].argmax(), found.own[row, 0].shape)
+    word = data.word_reads.dense(count)[row].sum(0)[live] > 0
+    patch = data.patch_reads.dense(count)[best].sum(0)[live] > 0
+    high, low = 1.12 * up.max(initial=1e-9), -1.12 * down.max(initial=1e-9)
+    axis.plot(places[patch & ~word], np.full((patch & ~word).sum(), high), "s", ms=2.6, mfc="none",
+              mec=PATCH, mew=0.8, label="the patch that shares most reads")  # fmt: skip
+    axis.plot(places[word & ~patch], np.full((word & ~patch).sum(), low), "v", ms=3, mfc="none",
+              mec=WORD, mew=0.8, label=f"“{_plain(data.readers[row])}” reads")  # fmt: skip
+    both = word & patch
+    axis.plot(places[both], np.full(both.sum(), high), "d", ms=3.6, color=BOTH, label="both read")
+    dead = count - len(live)
+    if dead:
+        edge = len(live) + max(2, round(0.01 * len(live)))
+        axis.axvspan(edge, edge + max(6, round(0.12 * len(live))), facecolor="0.93", hatch="xx",
+                     edgecolor="0.75", lw=0)  # fmt: skip
+        axis.text(edge + max(6, round(0.12 * len(live))) / 2, 0, f"{dead} dead", fontsize=8,
+                  ha="center", va="center", rotation=90, backgroundcolor="white")  # fmt: skip
+    axis.axhline(0, color="black", lw=0.6)
+    axis.set_xlim(-1, len(live) * (1.14 if dead else 1) + 1)
+    axis.yaxis.set_major_formatter(lambda value, _: f"{abs(value):.0%}")
+    axis.tick_params(labelsize=7)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_ylabel("share of the reading", fontsize=7)
+    axis.set_title(
+        f"{count} slots, most read first, over {use.studies:,} training studies",
+        fontsize=9,
+        loc="left",
+    )
+    axis.legend(fontsize=6.5, ncols=5, loc="lower right", frameon=False, bbox_to_anchor=(1, 1.0))
+
+
+def _draw_trials(part: Any, data: MicroscopeData, trials: Sequence[Trial]) -> None:
+    """Words changed without slots, beside as many others."""
+    axes = part.subplots(1, len(trials), squeeze=False)[0]
+    most = 0.02
+    for axis, trial in zip(axes, trials):
+        lines = [trial.rewriting, *trial.others]
+        values = [changed_share(data.words, one.words) for one in lines]
+        most = max(most, *values)
+        places = np.arange(len(lines))
+        axis.barh(places, values, color=[BOTH] + ["#b0b0b0"] * len(trial.others))
+        names = [
+            f"{one.about} ({one.held[0]:.0%} | {one.held[1]:.0%} of the reading)" for one in lines
+        ]
+        axis.set_yticks(places, [_plain(name) for name in names], fontsize=6.5)
+        axis.invert_yaxis()
+        for place, value in zip(places, values):
+            axis.text(value, place, f" {value:.0%}", va="center", fontsize=7)
+        axis.tick_params(axis="x", labelsize=7)
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_xlabel("words of the report changed", fontsize=7)
+    for axis in axes:
+        axis.set_xlim(0, 1.2 * most)
+    part.suptitle("Without slots (in brackets: of the reading of this study's patches | words)",
+                  fontsize=9, x=0.01, ha="left")  # fmt: skip

@@ -48,7 +48,9 @@ BODY = r"""
 // Data come from r2genkit.viz.widgets.microscope.payload. Rows: the begin mark, then the words.
 // Layers: 0 is the mean of the heads, then each head. Patches are numbered through all views.
 
-const CELL = 15; // pixels a side of a slot
+const CELL = 24; // pixels a side of a slot that is read
+const DEAD = 9; // and of one that nothing reads
+const SOME = 16; // slots that a word reads most, to take away
 const LISTED = 8; // slots of a reader that are listed
 const KINDS = {
   own: "this study",
@@ -80,6 +82,7 @@ function draw(root, data, ask, tell) {
   const state = { word: 0, patch: 0, word_pinned: false, patch_pinned: false, layer: 0, map: "own",
     outlines: true, slot: null, without: [], trial: null, busy: false, drawn: 0 };
 
+  const rowNow = () => state.word * layers + state.layer;
   const at = (name, word, patch, layer = state.layer) =>
     maps[name].bytes[(word * layers + layer) * patches + patch] / 255;
 
@@ -158,25 +161,28 @@ function draw(root, data, ask, tell) {
     });
   });
 
-  function paintDifference(canvas, view) {
+  // One flat colour a patch: what reads slots is the patch, nothing lies between two of them.
+  function paintPatches(canvas, view) {
     const zoom = Math.max(1, Math.ceil(PIXELS / Math.max(rows, columns)));
     const context = fit(canvas, columns * zoom, rows * zoom);
     context.clearRect(0, 0, canvas.width, canvas.height);
     for (let i = 0; i < size; i += 1) {
       const patch = view * size + i;
-      const gap = (at("own", state.word, patch) - at("elsewhere", state.word, patch)) / data.top_difference;
-      context.fillStyle = `rgba(${(gap > 0 ? MORE : LESS).join(",")},${Math.min(1, Math.abs(gap)) * 0.8})`;
+      if (state.map === "difference") {
+        const gap = (at("own", state.word, patch) - at("elsewhere", state.word, patch)) / data.top_difference[rowNow()];
+        context.fillStyle = differing(gap);
+      } else {
+        context.fillStyle = shared(Math.min(255, Math.round(255 * at(state.map, state.word, patch) / data.top[rowNow()])));
+      }
       context.fillRect((i % columns) * zoom, Math.floor(i / columns) * zoom, zoom, zoom);
     }
   }
+  const differing = (gap) => `rgba(${(gap > 0 ? MORE : LESS).join(",")},${Math.min(1, Math.abs(gap)) * 0.8})`;
+  const shared = (level) => `rgba(${PALETTE[level].join(",")},${opacityOf(level, 0.7) / 255})`;
 
   function drawFilms() {
     films.forEach(({ canvas, cursor, share }, v) => {
-      if (state.map === "difference") paintDifference(canvas, v);
-      else {
-        paint(canvas, { ...maps[state.map], peaks: { [state.word * layers + state.layer]: 2 } },
-          state.word * layers + state.layer, v, 1 / data.top, { smooth: false, opacity: 0.7 });
-      }
+      paintPatches(canvas, v);
       let total = 0;
       const marks = [];
       for (let i = 0; i < size; i += 1) {
@@ -199,7 +205,7 @@ function draw(root, data, ask, tell) {
     });
   }
 
-  const standsOut = (patch) => data.rare_patches[state.word * layers + state.layer].includes(patch);
+  const standsOut = (patch) => data.rare_patches[rowNow()].includes(patch);
 
   // --- report
   const spans = wordSpans(data.words, data.findings);
@@ -263,7 +269,7 @@ function draw(root, data, ask, tell) {
       span.setAttribute("aria-pressed", String(current && state.word_pinned));
       if (current) span.setAttribute("aria-current", "true");
       else span.removeAttribute("aria-current");
-      const strength = at("own", row, state.patch) / data.top;
+      const strength = at("own", row, state.patch) / data.top_layer[state.layer];
       span.style.background = current ? "" : `rgba(31,111,178,${(0.55 * strength).toFixed(3)})`;
     });
   }
@@ -281,7 +287,7 @@ function draw(root, data, ask, tell) {
       make("strong", {}, `\u201c${data.readers[word]}\u201d over all patches: ${tenth(own)}`),
       `; shuffled slots ${tenth(chance)}; the same places in other studies ${tenth(elsewhere)}. Patches that share more than `
       + `${percent(1 - data.rare)} of other studies do there (dots): ${data.rare_patches[row].length} of ${patches}; `
-      + `by chance about ${(data.rare * patches).toFixed(1)}.`);
+      + `in other studies ${data.usual[row][0]} to ${data.usual[row][1]} (19 of 20).`);
     findingLine.replaceChildren(...data.of_findings.map((one, i) => {
       const [inside, there, outside] = one.values[row];
       return make("span", {}, i ? " " : "", make("b", {}, one.name),
@@ -292,12 +298,31 @@ function draw(root, data, ask, tell) {
   // --- all slots
   const canvas = make("canvas", { class: "r2g-slots", tabindex: "0", role: "group",
     "aria-label": "All slots of the memory, most read first. Arrow keys go from slot to slot; Enter puts one among those to take away." });
-  let across = 1;
+  // Slots that are read stand in large cells, dead ones behind them in small ones.
+  const order = data.use.order;
+  const alive = order.filter((slot) => !dead.has(slot)).length;
+  const field = { across: 1, dead_across: 1, dead_top: 0, height: 0 };
+  function layOut() {
+    const width = Math.max(CELL, canvas.clientWidth || 600);
+    field.across = Math.max(1, Math.floor(width / CELL));
+    field.dead_across = Math.max(1, Math.floor(width / DEAD));
+    field.dead_top = Math.ceil(alive / field.across) * CELL + 4;
+    field.height = field.dead_top + Math.ceil((order.length - alive) / field.dead_across) * DEAD;
+    return width;
+  }
+  const cellOf = (place) => (place < alive
+    ? [(place % field.across) * CELL, Math.floor(place / field.across) * CELL, CELL]
+    : [((place - alive) % field.dead_across) * DEAD,
+      field.dead_top + Math.floor((place - alive) / field.dead_across) * DEAD, DEAD]);
   const slotAt = (event) => {
     const box = canvas.getBoundingClientRect();
-    const column = Math.floor((event.clientX - box.x) / CELL);
-    const place = Math.floor((event.clientY - box.y) / CELL) * across + column;
-    return column < across ? data.use.order[place] : undefined;
+    const [x, y] = [event.clientX - box.x, event.clientY - box.y];
+    const large = y < field.dead_top;
+    const [side, many, top] = large ? [CELL, field.across, 0] : [DEAD, field.dead_across, field.dead_top];
+    const column = Math.floor(x / side);
+    const place = Math.floor((y - top) / side) * many + column;
+    if (column >= many || (large && place >= alive)) return undefined;
+    return order[large ? place : alive + place];
   };
   // A slot of no head in particular: the head in which the reader at hand, or training, reads it most.
   function bestHead(slot) {
@@ -319,9 +344,8 @@ function draw(root, data, ask, tell) {
     say();
   });
   canvas.addEventListener("keydown", (event) => {
-    const order = data.use.order;
     const place = state.slot ? order.indexOf(state.slot.slot) : 0;
-    const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -across, ArrowDown: across };
+    const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -field.across, ArrowDown: field.across };
     if (event.key in steps) {
       const slot = order[Math.min(Math.max(place + steps[event.key], 0), order.length - 1)];
       showSlot({ head: bestHead(slot), slot });
@@ -333,63 +357,69 @@ function draw(root, data, ask, tell) {
     event.preventDefault();
   });
 
-  function drawSlots() {
-    const width = Math.max(CELL, canvas.clientWidth || 600);
-    across = Math.max(1, Math.floor(width / CELL));
-    const down = Math.ceil(data.slots / across);
-    const scale = Math.max(1, window.devicePixelRatio || 1);
-    const context = fit(canvas, Math.round(width * scale), Math.round(down * CELL * scale));
-    canvas.style.height = `${down * CELL}px`;
+  // What does not follow the pointer is drawn once: bars of training usage, dead slots, slots to take away.
+  const ground = document.createElement("canvas");
+  let grounded = "";
+  function drawGround(width, scale) {
+    const wanted = [width, scale, state.layer, ...state.without].join();
+    if (wanted === grounded) return;
+    grounded = wanted;
+    const context = fit(ground, Math.round(width * scale), Math.round(field.height * scale));
     context.setTransform(scale, 0, 0, scale, 0, 0);
-    context.clearRect(0, 0, width, down * CELL);
-    const weights = { words: new Map(), patches: new Map() };
-    for (const [side, row] of [["words", state.word], ["patches", state.patch]]) {
-      for (const { slot, weight } of taken(side, row)) {
-        weights[side].set(slot, (weights[side].get(slot) || 0) + weight);
-      }
-    }
-    data.use.order.forEach((slot, place) => {
-      const [x, y] = [(place % across) * CELL, Math.floor(place / across) * CELL];
+    context.clearRect(0, 0, width, field.height);
+    order.forEach((slot, place) => {
+      const [x, y, side] = cellOf(place);
       context.fillStyle = "#f1f1f1";
-      context.fillRect(x + 1, y + 1, CELL - 2, CELL - 2);
-      if (dead.has(slot)) {
-        context.strokeStyle = "#b9b9b9";
-        context.lineWidth = 1;
+      context.fillRect(x + 1, y + 1, side - 2, side - 2);
+      const line = (colour, thick, ...ends) => {
+        context.strokeStyle = colour;
+        context.lineWidth = thick;
         context.beginPath();
-        context.moveTo(x + 5, y + 5);
-        context.lineTo(x + CELL - 5, y + CELL - 5);
-        context.moveTo(x + CELL - 5, y + 5);
-        context.lineTo(x + 5, y + CELL - 5);
+        for (const [x1, y1, x2, y2] of ends) {
+          context.moveTo(x + x1, y + y1);
+          context.lineTo(x + x2, y + y2);
+        }
         context.stroke();
-      }
-      for (const [side, colour, left] of [[0, "#1f6fb2", 3], [1, "#d1690e", 8]]) {
-        const level = levels[(side * layers + state.layer) * data.slots + slot] / 255;
-        const high = level ? Math.max(1, level * (CELL - 5)) : 0;
+      };
+      if (dead.has(slot)) line("#a8a8a8", 1, [2.5, 2.5, side - 2.5, side - 2.5], [side - 2.5, 2.5, 2.5, side - 2.5]);
+      for (const [which, colour, left] of [[0, "#1f6fb2", 5], [1, "#d1690e", 12]]) {
+        const level = levels[(which * layers + state.layer) * data.slots + slot] / 255;
+        const high = level ? Math.max(1, level * (CELL - 8)) : 0;
         context.fillStyle = colour;
-        context.fillRect(x + left, y + CELL - 2 - high, 4, high);
+        context.fillRect(x + left, y + CELL - 4 - high, 6, high);
       }
-      const [word, patch] = [weights.words.get(slot) || 0, weights.patches.get(slot) || 0];
-      if (word || patch) {
-        context.strokeStyle = word && patch ? "#1b1b1b" : word ? "#b3590c" : "#1f6fb2";
-        context.lineWidth = word && patch ? 3 : 1.5;
-        context.setLineDash(word || !patch ? [] : [3, 2]);
-        context.strokeRect(x + 1.5, y + 1.5, CELL - 3, CELL - 3);
-        context.setLineDash([]);
-      }
-      if (state.without.includes(slot)) {
-        context.strokeStyle = "#000";
-        context.lineWidth = 2;
-        context.beginPath();
-        context.moveTo(x + 2, y + CELL - 2);
-        context.lineTo(x + CELL - 2, y + 2);
-        context.stroke();
-      }
-      if (state.slot && state.slot.slot === slot) {
-        context.strokeStyle = "#c75b00";
-        context.lineWidth = 2;
-        context.strokeRect(x, y, CELL, CELL);
-      }
+      if (state.without.includes(slot)) line("#000", 2, [2, side - 2, side - 2, 2]);
     });
+  }
+
+  const placeOfSlot = new Map(order.map((slot, place) => [slot, place]));
+  function drawSlots() {
+    const width = layOut();
+    const scale = Math.max(1, window.devicePixelRatio || 1);
+    drawGround(width, scale);
+    const context = fit(canvas, ground.width, ground.height);
+    canvas.style.height = `${field.height}px`;
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(ground, 0, 0);
+    context.setTransform(scale, 0, 0, scale, 0, 0);
+    const [words, seen] = [["words", state.word], ["patches", state.patch]]
+      .map(([side, row]) => new Set(taken(side, row).map((one) => one.slot)));
+    for (const slot of new Set([...words, ...seen])) {
+      const [x, y, side] = cellOf(placeOfSlot.get(slot));
+      const both = words.has(slot) && seen.has(slot);
+      context.strokeStyle = both ? "#1b1b1b" : words.has(slot) ? "#b3590c" : "#1f6fb2";
+      context.lineWidth = both ? 3 : 2;
+      context.setLineDash(words.has(slot) ? [] : [3, 2]);
+      context.strokeRect(x + 2, y + 2, side - 4, side - 4);
+      context.setLineDash([]);
+    }
+    if (state.slot) {
+      const [x, y, side] = cellOf(placeOfSlot.get(state.slot.slot));
+      context.strokeStyle = "#8b2fc9";
+      context.lineWidth = 2;
+      context.strokeRect(x, y, side, side);
+    }
   }
 
   // --- lists and card
@@ -419,14 +449,18 @@ function draw(root, data, ask, tell) {
       const rest = both[side].slice(LISTED);
       lists[side].replaceChildren(make("h3", {}, title), list, make("p", { class: "r2g-note" },
         rest.length ? `and ${rest.length} more with ${percent(rest.reduce((sum, one) => sum + one.weight, 0))}; ` : "",
-        `${common.length} of ${both[side].length} also read by the ${side === "words" ? "patch" : "word"} (\u2229)`));
+        `${common.length} of ${both[side].length} also read by the ${side === "words" ? "patch" : "word"} (\u2229); head\u00b7slot`));
     }
   }
 
   const sheet = new Image();
   const card = make("section", { class: "r2g-card", "aria-label": "the slot at hand" });
+  let carded = "";
   function drawCard() {
     const { slot } = state;
+    const wanted = slot ? `${keyOf(slot)} ${state.without.includes(slot.slot)}` : "none";
+    if (wanted === carded) return;
+    carded = wanted;
     if (!slot) {
       card.replaceChildren(make("p", { class: "r2g-note" }, "Choose a slot in a list or in the field above to see who reads it in the training set."));
       return;
@@ -563,6 +597,7 @@ function draw(root, data, ask, tell) {
   function redraw() {
     const start = performance.now();
     drawFilms();
+    ramp();
     drawText();
     drawLines();
     drawSlots();
@@ -595,7 +630,6 @@ function draw(root, data, ask, tell) {
       button.addEventListener("click", () => {
         buttons.forEach((each) => each.setAttribute("aria-pressed", String(each === button)));
         choose(value);
-        ramp();
         redraw();
       });
       return button;
@@ -604,24 +638,20 @@ function draw(root, data, ask, tell) {
   };
   const bar = make("canvas", { class: "r2g-ramp", "aria-hidden": "true" });
   const [low, high] = [make("span"), make("span")];
+  let ramped = "";
   function ramp() {
+    const [far, most] = [percent(data.top_difference[rowNow()]), percent(data.top[rowNow()])];
+    low.textContent = state.map === "difference" ? `\u2212${far} (blue: less)` : "0\u202f% in common";
+    high.textContent = state.map === "difference" ? `+${far} (orange: more than elsewhere)` : `${most} in common`;
+    if (ramped === state.map) return;
+    ramped = state.map;
     const context = fit(bar, 256, 1);
     for (let level = 0; level < 256; level += 1) {
-      if (state.map === "difference") {
-        const gap = (level - 127.5) / 127.5;
-        context.fillStyle = "#777";
-        context.fillRect(level, 0, 1, 1);
-        context.fillStyle = `rgba(${(gap > 0 ? MORE : LESS).join(",")},${Math.abs(gap) * 0.8})`;
-      } else {
-        context.fillStyle = "#777";
-        context.fillRect(level, 0, 1, 1);
-        context.fillStyle = `rgba(${PALETTE[level].join(",")},${opacityOf(level, 0.7) / 255})`;
-      }
+      context.fillStyle = "#777";
+      context.fillRect(level, 0, 1, 1);
+      context.fillStyle = state.map === "difference" ? differing((level - 127.5) / 127.5) : shared(level);
       context.fillRect(level, 0, 1, 1);
     }
-    const far = percent(data.top_difference);
-    low.textContent = state.map === "difference" ? `\u2212${far} (blue: less)` : "0\u202f% in common";
-    high.textContent = state.map === "difference" ? `+${far} (orange: more than elsewhere)` : `${percent(data.top)} in common`;
   }
 
   const outlines = make("input", { type: "checkbox", checked: true });
@@ -648,12 +678,12 @@ function draw(root, data, ask, tell) {
   const awayPanel = make("section", { class: "r2g-panel", "aria-label": "take slots away" },
     make("h2", {}, "Take slots away and write again"),
     make("div", { class: "r2g-actions" }, count, " to take away: add ",
-      action("add-word", "what the word reads", () => taken("words", state.word).map((one) => one.slot)),
+      action("add-word", `the ${SOME} that the word reads most`, () => [...new Set(taken("words", state.word).map((one) => one.slot))].slice(0, SOME)),
       action("add-shared", "what word and patch share", () => {
         const other = new Set(taken("patches", state.patch).map(keyOf));
         return taken("words", state.word).filter((one) => other.has(keyOf(one))).map((one) => one.slot);
       }),
-      action("add-most", "the ten most read", () => data.use.order.slice(0, 10)), clear),
+      action("add-most", "the ten most read", () => order.slice(0, 10)), clear),
     make("div", { class: "r2g-actions" }, again,
       ask ? "" : make("span", { class: "r2g-note" }, "Writing again needs the model: it works where this figure is live in a notebook.")));
   if (data.trials.length) {
@@ -672,7 +702,7 @@ function draw(root, data, ask, tell) {
   make("section", { class: "r2g-panel", "aria-label": "all slots" },
     make("h2", {}, `${data.slots} slots: ${data.slots - dead.size} are read by something, ${dead.size} by nothing in ${data.use.studies.toLocaleString("en")} training studies`),
     make("div", { class: "r2g-legend" },
-      make("span", {}, "most read first; bars: reading of patches (left, blue) and of words (right, orange), root scale; \u00d7 dead"),
+      make("span", {}, "Most read first. Bars: training reading of patches (left, blue) and of words (right, orange), root scale. Small crosses: dead."),
       make("span", { class: "r2g-key" }, swatch("#b3590c"), " the word reads"), make("span", { class: "r2g-key" }, swatch("#1f6fb2", true), " the patch reads"),
       make("span", { class: "r2g-key" }, swatch("#1b1b1b"), " both read"), make("span", { class: "r2g-key" }, "\u2571 taken away (Shift-click)")),
     canvas, make("div", { class: "r2g-three" }, lists.words, lists.patches, card)),
@@ -690,7 +720,6 @@ function draw(root, data, ask, tell) {
   }
   state.slot = taken("words", state.word)[0];
   if (data.sheet.image) sheet.src = data.sheet.image;
-  ramp();
   if (data.trials.length) showTrial(data.trials[0]);
   state.without = [];
   redraw();
@@ -703,7 +732,7 @@ function draw(root, data, ask, tell) {
     }
   }).observe(canvas);
 
-  return { state: () => ({ ...state, readers: tokens.length, patches, across,
+  return { state: () => ({ ...state, readers: tokens.length, patches, field,
     trial: state.trial && state.trial.rewriting.slots, slot: state.slot && [state.slot.head, state.slot.slot] }) };
 }
 """
