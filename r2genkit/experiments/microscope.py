@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +38,18 @@ from r2genkit.experiments.tagging import decoder_tags
 from r2genkit.experiments.trained import TrainedSystem
 from r2genkit.metrics.findings import default_labeler
 from r2genkit.models.cmn import CMN
+from r2genkit.models.r2gen import R2Gen
 from r2genkit.seeds import numpy_rng
 from r2genkit.study import Study
 from r2genkit.text.vocabulary import Vocabulary
 from r2genkit.viz.memory import patch_crop
-from r2genkit.viz.transformer import drawn_masks
+from r2genkit.viz.transformer import (
+    SUBLAYERS,
+    constant_and_moving,
+    drawn_masks,
+    memory_rows,
+    norm_changes,
+)
 from r2genkit.viz.widgets.microscope import (
     BEGIN,
     CROP,
@@ -57,6 +65,7 @@ from r2genkit.viz.widgets.microscope import (
     trial_payload,
 )
 from r2genkit.viz.widgets.parts import mark_findings
+from r2genkit.viz.widgets.recorder import Constant, RecorderData
 
 DRAWS = 3  # sets of slots drawn for comparison, beside the one that is read alike
 
@@ -547,3 +556,131 @@ class MemoryBench:
             chosen = order[: min(count, int((weight > 0).sum()))].tolist()
             trials.append(self.trial(chosen, f"the {len(chosen)} {about}", seed=seed))
         return dataclasses.replace(data, trials=tuple(trials))
+
+
+# --- a relational memory --------------------------------------------------------------------------
+
+
+@contextmanager
+def constant_norms(model: R2Gen, changes: Mapping[str, np.ndarray]) -> Iterator[None]:
+    """While the block runs, every memory-driven layer norm gets one and the same change.
+
+    Args:
+        model: with memory-driven layer norms.
+        changes: "scale" and "shift" ``[n, D]``, in the order of
+            :func:`~r2genkit.viz.transformer.norm_changes`.
+    """
+    norms = [norm for layer in model.decoder.layers for norm in layer.norms]
+    handles = []
+    try:
+        for name in ("scale", "shift"):
+            for norm, change in zip(norms, changes[name], strict=True):
+                part = getattr(norm, f"memory_to_{name}")
+                handles.append(part.register_forward_hook(_always(torch.as_tensor(change))))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _always(change: Tensor) -> Callable[[Any, Any, Tensor], Tensor]:
+    return lambda module, arguments, output: change.to(output).expand_as(output)
+
+
+def recorder_data(
+    system: TrainedSystem, study: Study, *, name: str, notes: Sequence[str] = ()
+) -> RecorderData:
+    """The course of R2Gen's memory over the report that it writes about a study.
+
+    Args:
+        system: with an R2Gen that has its memory.
+        study: with at least one image.
+        name: heading of the report.
+        notes: sentences below the title.
+
+    Raises:
+        KitError: a model without relational memory, no image, or an empty report.
+    """
+    if getattr(getattr(system.model, "config", None), "variant", "base") == "base":
+        raise KitError(
+            f"{system.recipe.title} has no relational memory: record a run of 06_r2gen or 06_rm."
+        )
+    batch = system.batch(pixels_of(study, system.recipe.encoder))
+    return dataclasses.replace(
+        record_memory(system.model, batch, system.recipe.decoding, system.vocabulary),
+        title=f"Memory recorder: study {study.id}",
+        system=name,
+        synthetic=system.synthetic,
+        notes=tuple(notes),
+    )
+
+
+def record_memory(
+    model: R2Gen, batch: Batch, decoding: DecodingConfig, vocabulary: Vocabulary
+) -> RecorderData:
+    """As :func:`recorder_data`, of one study as the model reads it.
+
+    Args:
+        model: R2Gen with its memory.
+        batch: one study.
+        decoding: how the report is written.
+        vocabulary: of the words.
+
+    Raises:
+        KitError: the report is empty.
+    """
+    decoding = decoding.model_copy(update={"samples": 1})
+
+    def write() -> tuple[int, ...]:
+        ((best, *_),) = decode(model, batch, decoding, vocabulary=vocabulary, seed=0)
+        return best.tokens
+
+    tokens = write()
+    words = tuple(vocabulary.word(token) for token in tokens)
+    if not words:
+        raise KitError("the model writes an empty report about this study: take another one.")
+
+    def read() -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Probability of each word, and the traces of begin mark and words."""
+        with evaluating(model):
+            log_probs, trace = model.unroll(with_report(batch, tokens), trace=True)
+        wanted = torch.tensor(tokens, device=log_probs.device)
+        chosen = log_probs[0, torch.arange(len(tokens)), wanted].exp()
+        return chosen.cpu().numpy(), {n: v[0].float().cpu().numpy() for n, v in trace.items()}
+
+    probability, trace = read()
+    course = memory_rows(trace)
+    sublayers: tuple[str, ...] = ()
+    moving, constant, held = {}, {}, None
+    if model.conditions_norms:
+        changes = norm_changes(model, trace["memory"])
+        layers = model.config.decoder_layers
+        sublayers = tuple(
+            ("" if layers == 1 else f"{layer + 1}: ") + place
+            for layer in range(layers)
+            for place in SUBLAYERS
+        )
+        for title, part in (("gain", "scale"), ("bias", "shift")):
+            constant[title], moving[title] = constant_and_moving(changes[part])
+        with constant_norms(model, {part: change.mean(0) for part, change in changes.items()}):
+            without, _ = read()
+            other = tuple(vocabulary.word(token) for token in write())
+        held = Constant(other, mark_findings(other), without)
+    return RecorderData(
+        title="Memory recorder",
+        system=type(model).__name__,
+        words=words,
+        memory=trace["memory"],
+        gates={"input": trace["input_gate"], "forget": trace["forget_gate"]},
+        course={
+            "change": course["change"],
+            "length": np.linalg.norm(trace["memory"], axis=-1),
+        },
+        cosine=course["cosine"],
+        probability=probability,
+        sublayers=sublayers,
+        moving=moving,
+        constant=constant,
+        held=held,
+        findings=mark_findings(words),
+    )

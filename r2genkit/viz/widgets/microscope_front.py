@@ -51,7 +51,7 @@ BODY = r"""
 const CELL = 24; // pixels a side of a slot that is read
 const DEAD = 9; // and of one that nothing reads
 const SOME = 16; // slots that a word reads most, to take away
-const LISTED = 8; // slots of a reader that are listed
+const LISTED = 8; // slots of a reader that are listed over all heads; of one head, all are
 const KINDS = {
   own: "this study",
   elsewhere: "other studies, same places",
@@ -428,10 +428,11 @@ function draw(root, data, ask, tell) {
     const both = { words: taken("words", state.word), patches: taken("patches", state.patch) };
     const keys = { words: new Map(both.words.map((one) => [keyOf(one), one.weight])),
       patches: new Map(both.patches.map((one) => [keyOf(one), one.weight])) };
+    const many = state.layer ? k : LISTED;
     const common = both.words.filter((one) => keys.patches.has(keyOf(one)));
     for (const [side, other] of [["words", "patches"], ["patches", "words"]]) {
       const title = side === "words" ? `\u201c${data.readers[state.word]}\u201d reads` : `patch ${placeOf(state.patch)} reads`;
-      const list = make("ul", { class: "r2g-list" }, ...both[side].slice(0, LISTED).map((one) => {
+      const list = make("ul", { class: "r2g-list" }, ...both[side].slice(0, many).map((one) => {
         const again = keys[other].has(keyOf(one));
         const fill = make("i");
         fill.style.width = `${Math.min(100, 100 * one.weight / both[side][0].weight)}%`;
@@ -446,7 +447,7 @@ function draw(root, data, ask, tell) {
         });
         return make("li", {}, button);
       }));
-      const rest = both[side].slice(LISTED);
+      const rest = both[side].slice(many);
       lists[side].replaceChildren(make("h3", {}, title), list, make("p", { class: "r2g-note" },
         rest.length ? `and ${rest.length} more with ${percent(rest.reduce((sum, one) => sum + one.weight, 0))}; ` : "",
         `${common.length} of ${both[side].length} also read by the ${side === "words" ? "patch" : "word"} (\u2229); head\u00b7slot`));
