@@ -27,7 +27,6 @@ from r2genkit.experiments.private_set import pixels_of, views_of
 from r2genkit.experiments.runner import RunResult
 from r2genkit.experiments.slots import (
     Reads,
-    covered_patches,
     other_slots,
     read_slots,
     shares,
@@ -61,6 +60,7 @@ from r2genkit.viz.widgets.microscope import (
     SlotCard,
     SlotUse,
     Trial,
+    covered,
     shared,
     trial_payload,
 )
@@ -134,19 +134,15 @@ class _Crops:
         self.studies = [text.studies[one] for one in ids]
         self.images, self.per_view, self.grid = images, per_view, math.isqrt(per_view)
         self.titles = default_labeler().titles
-        self.synthetic = text.synthetic
-        self.types = list(self.titles)
-        self.covers: dict[int, np.ndarray] = {}
+        self.covers: dict[int, dict[str, np.ndarray]] = {}
 
     def _names(self, study: int, place: int) -> list[str]:
+        """Findings that cover the patch; empty off the phantom, where nobody knows the place."""
         if study not in self.covers:
-            # Elsewhere nobody knows the place, and a frame that says "finding" would be a guess.
-            self.covers[study] = (
-                covered_patches([self.studies[study]], self.types, grid=self.grid)[0].numpy()
-                if self.synthetic
-                else np.zeros((2 * self.per_view, len(self.types)), dtype=bool)
-            )
-        return [self.titles[self.types[f]] for f in np.flatnonzero(self.covers[study][place])]
+            drawn = drawn_masks(self.studies[study], max(64, 16 * self.grid))
+            grid = (self.grid, self.grid)
+            self.covers[study] = {name: covered(mask, grid).ravel() for name, mask in drawn.items()}
+        return [self.titles[name] for name, here in self.covers[study].items() if here[place]]
 
     def __call__(self, study: int, place: int) -> Crop:
         name, (view, patch) = self.studies[study].id, divmod(place, self.per_view)

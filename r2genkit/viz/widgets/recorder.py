@@ -58,8 +58,8 @@ class RecorderData:
         words: T words.
         memory: ``[T + 1, s, D]``, after each word was read.
         gates: "input" and "forget", ``[T + 1, s, D]`` in [0, 1].
-        course: by name ``[T + 1, s]``: "length" of a slot, and "change", how far a word has moved it
-            as a multiple of that length.
+        course: by name ``[T + 1, s]``: "length" of a slot, and "change", how far a word has moved
+            it as a multiple of that length.
         cosine: ``[T + 1, s (s - 1) / 2]`` between slots.
         probability: ``[T]`` of each word as it was written.
         sublayers: names of the layer norms that the memory sets, in order.
