@@ -201,7 +201,7 @@ def test_changes_mark_both_sides():
     [
         (WORDS, [WORDS[:2]], "Nothing hangs on these slots alone."),
         (WORDS[:2], [WORDS[:2], WORDS], "No more than without others"),
-        (WORDS[:2], [WORDS[:4], WORDS], "More than without any of the others"),
+        (WORDS[:2], [WORDS[:4], WORDS], "any of these, though some were read as much"),
         (WORDS[:2], [], "There is no comparison"),
     ],
 )
@@ -212,6 +212,14 @@ def test_a_trial_is_told_with_its_comparison(own, others, told):
     assert f"{changed_share(WORDS, own):.0%} of the words change" in text
     assert "25% of the reading of this study's patches and 50% of its words'" in text
     assert all(f"{changed_share(WORDS, other):.0%}" in text for other in others)
+    assert not others or "which held 38% to 38% of both" in text
+
+
+def test_a_set_that_is_read_more_is_not_called_special():
+    others = (rewriting(WORDS, held=(0.1, 0.2)), rewriting(WORDS[:5], held=(0.2, 0.2)))
+    text = trial_sentence(Trial(rewriting(WORDS[:2]), others), WORDS)
+    assert "which held 15% to 20% of both" in text
+    assert text.endswith("more is lost with them, or they are read more.")
 
 
 def numbers(text, kind="u1"):

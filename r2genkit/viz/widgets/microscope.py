@@ -454,12 +454,17 @@ def trial_sentence(trial: Trial, words: Sequence[str]) -> str:
         return text + trial.note
     shares = [changed_share(words, other.words) for other in trial.others]
     told = ", ".join(f"{share:.0%}" for share in shares)
-    text += f"Without as many others: {told}. "
+    kept = [sum(other.held) / 2 for other in trial.others]
+    text += (
+        f"Without as many others, which held {min(kept):.0%} to {max(kept):.0%} of both: {told}. "
+    )
     if own == 0:
         return text + "Nothing hangs on these slots alone."
     if own > max(shares):
         return text + (
-            "More than without any of the others; see below how much of the reading those held."
+            "More than without any of these: more is lost with them, or they are read more."
+            if sum(trial.rewriting.held) / 2 > max(kept)
+            else "More than without any of these, though some were read as much."
         )
     return text + "No more than without others: these slots are not special."
 
