@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,9 @@ from r2genkit.batches import Batch
 from r2genkit.decoding import DecodingConfig, decode, evaluating
 from r2genkit.errors import KitError
 from r2genkit.experiments.data import PreparedImages, PreparedText, report_loader
+from r2genkit.experiments.faithfulness import Material, Unit, study_score
 from r2genkit.experiments.private_set import pixels_of, views_of
+from r2genkit.experiments.results import Score
 from r2genkit.experiments.runner import RunResult
 from r2genkit.experiments.slots import (
     Reads,
@@ -51,6 +53,7 @@ from r2genkit.viz.transformer import (
 )
 from r2genkit.viz.widgets.microscope import (
     BEGIN,
+    COVERED,
     CROP,
     RARE,
     Crop,
@@ -68,6 +71,7 @@ from r2genkit.viz.widgets.parts import mark_findings
 from r2genkit.viz.widgets.recorder import Constant, RecorderData
 
 DRAWS = 3  # sets of slots drawn for comparison, beside the one that is read alike
+OTHER_UNITS = 20  # words of other findings that a finding's patches are compared with
 
 
 # --- the training set -----------------------------------------------------------------------------
@@ -224,6 +228,149 @@ def slot_use(
     return SlotUse(
         shares(by_patches).numpy(), shares(by_words).numpy(), int(patches.study.max()) + 1, cards
     )
+
+
+# --- do words and patches of a finding meet? ------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Meetings:
+    """What finding words share with the patches of their finding, beside two things it could be.
+
+    Attributes:
+        studies: id of each of U units.
+        own: ``[U]``, reading in common with the patches that the finding covers, mean over words,
+            patches and heads.
+        elsewhere: ``[U]``, the same words with the same places of other studies.
+        other_words: ``[U]``, the same patches with the words of other findings.
+        other_studies: how many others.
+    """
+
+    studies: tuple[str, ...]
+    own: np.ndarray
+    elsewhere: np.ndarray
+    other_words: np.ndarray
+    other_studies: int
+
+    def by_study(self, name: str) -> dict[str, tuple[float, float]]:
+        """Mean of ``own`` and of "elsewhere" or "other_words" by study, over units with both."""
+        pairs: dict[str, list[tuple[float, float]]] = {}
+        for study, own, other in zip(self.studies, self.own, getattr(self, name)):
+            if not math.isnan(other):
+                pairs.setdefault(study, []).append((float(own), float(other)))
+        return {study: tuple(np.mean(each, axis=0).tolist()) for study, each in pairs.items()}
+
+    def gap(self, name: str, *, seed: int = 0) -> Score:
+        """Mean over studies of ``own`` minus "elsewhere" or "other_words", with its interval."""
+        return study_score(
+            {study: own - other for study, (own, other) in self.by_study(name).items()}, seed=seed
+        )
+
+    def sentences(self, *, seed: int = 0) -> list[str]:
+        """What was found, one sentence for each comparison; means over studies."""
+        told = []
+        for name, what in (
+            ("elsewhere", f"these words and the same places of {self.other_studies} other studies"),
+            ("other_words", "words of other findings and these patches"),
+        ):
+            pairs = self.by_study(name)
+            if not pairs:
+                continue
+            own, other = np.mean(list(pairs.values()), axis=0)
+            score = self.gap(name, seed=seed)
+            verdict = "not distinguishable"
+            if score.low > 0 or score.high < 0:
+                verdict = "more" if score.low > 0 else "less"
+            told.append(
+                f"A finding's words and its patches have {own:.1%} of their reading in common, "
+                f"{what} {other:.1%}: {verdict} ({100 * score.value:+.1f} points, 95 % interval "
+                f"over {len(pairs)} studies [{100 * score.low:+.1f}, {100 * score.high:+.1f}])."
+            )
+        return told
+
+
+def measure_meetings(
+    model: CMN,
+    material: Material,
+    units: Sequence[Unit],
+    record: Record,
+    *,
+    other_studies: int = 200,
+    seed: int = 0,
+) -> Meetings:
+    """Whether finding words share more with the patches of their finding than they would anyway.
+
+    Args:
+        model: an R2GenCMN.
+        material: test studies with the reports that the model wrote.
+        units: finding words of these reports that the image bears out.
+        record: of the training set.
+        other_studies: training studies to compare with, drawn among those with all views.
+        seed: of all draws.
+
+    Raises:
+        KitError: no unit.
+    """
+    if not units:
+        raise KitError("there is no finding word to measure: the reports state nothing drawn.")
+    count = record.patches.count
+    others = _by_place(record, other_studies, seed)
+    rng = numpy_rng(seed, "microscope/words")
+    words: list[Tensor] = []  # of each unit ``[W, h, M]``
+    patches: list[Tensor] = []  # that its finding covers, ``[P, h, M]``
+    elsewhere: list[float] = []
+    for unit in units:
+        batch = material.batch([unit.row], model)
+        with evaluating(model):
+            read = model.unroll(batch, trace=True)[1]
+            looked = model.patch_traces(batch)
+        at = [place + 1 for place in unit.places]  # a word reads once it stands there
+        words.append(_dense(read, at, count))
+        here = np.flatnonzero((unit.cover >= COVERED) | (unit.cover == unit.cover.max()))
+        flat = {name: looked[name].flatten(1, 2) for name in ("slots", "slot_weights")}
+        patches.append(_dense(flat, here, count))
+        there = {name: values[here].flatten(0, 1)[None] for name, values in others.items()}
+        elsewhere.append(_common(words[-1], _dense(there, range(there["slots"].shape[1]), count)))
+    other_words = []
+    for unit, seen in zip(units, patches):
+        free = [i for i, one in enumerate(units) if one.finding != unit.finding]
+        drawn = rng.permutation(free)[:OTHER_UNITS]
+        found = [_common(words[int(i)], seen) for i in drawn]
+        other_words.append(float(np.mean(found)) if found else math.nan)
+    own = [_common(said, seen) for said, seen in zip(words, patches)]
+    return Meetings(
+        tuple(unit.study for unit in units),
+        np.array(own),
+        np.array(elsewhere),
+        np.array(other_words),
+        others["slots"].shape[1],
+    )
+
+
+def _by_place(record: Record, number: int, seed: int) -> dict[str, Tensor]:
+    """Readings of drawn training studies that have all views, ``[V * S, N, h, k]``."""
+    patches = record.patches
+    places = int(patches.place.max()) + 1
+    whole = torch.bincount(patches.study, minlength=len(record.ids)) == places
+    rng = numpy_rng(seed, "microscope/meetings")
+    chosen = torch.from_numpy(rng.permutation(whole.nonzero().flatten().numpy())[:number])
+    member = torch.zeros(len(record.ids), dtype=torch.bool)
+    member[chosen] = True
+    some = patches.select(member[patches.study])
+    some = some.select((some.place * len(record.ids) + some.study).argsort())
+    shape = (places, len(chosen), *some.slots.shape[1:])
+    return {"slots": some.slots.view(shape), "slot_weights": some.weights.view(shape)}
+
+
+def _dense(trace: Mapping[str, Tensor], rows: Iterable[int], count: int) -> Tensor:
+    """Weights ``[R, h, M]`` of some readers of the first study."""
+    slots, weights = trace["slots"][0][list(rows)], trace["slot_weights"][0][list(rows)]
+    return torch.zeros(*slots.shape[:2], count).scatter_add_(-1, slots.long(), weights.float())
+
+
+def _common(words: Tensor, patches: Tensor) -> float:
+    """Mean over words ``[W, h, M]``, patches ``[P, h, M]`` and heads of what they share."""
+    return float(torch.minimum(words[:, None], patches[None]).sum(-1).mean())
 
 
 # --- one study ------------------------------------------------------------------------------------

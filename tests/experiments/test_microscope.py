@@ -1,5 +1,6 @@
 """What the microscope and the recorder show of a model, against plain statements of the same."""
 
+import dataclasses
 import json
 import re
 
@@ -10,11 +11,14 @@ import torch
 from r2genkit.decoding import DecodingConfig, decode
 from r2genkit.errors import KitError
 from r2genkit.experiments import run
+from r2genkit.experiments.faithfulness import Material, Unit
 from r2genkit.experiments.microscope import (
     MemoryBench,
+    Record,
     best_patches,
     compare_elsewhere,
     constant_norms,
+    measure_meetings,
     microscope_data,
     read_report,
     read_training,
@@ -187,6 +191,68 @@ def test_answers_and_refusals():
     with pytest.raises(KitError, match="empty report"):
         silent = DecodingConfig(max_length=9, end_bias=100.0)
         MemoryBench(build("cmn"), one_study(), silent, VOCABULARY)
+
+
+def test_meetings_are_counted_pair_by_pair():
+    """Against loops over units, words, patches and studies, each reader's weights in a dict."""
+    model, batch = build("cmn"), make_batch(count=3)
+    material = Material(
+        batch.study_ids, batch.features, batch.view_mask, batch.tags, None,
+        [batch.tokens[i, : batch.lengths[i]].tolist() for i in range(3)], (), torch.zeros(1),
+    )  # fmt: skip
+    cover = np.zeros((3, 8))
+    cover[0, [1, 6]], cover[1, 3], cover[2, 5] = 0.5, 0.05, 1.0  # a speck counts where it is most
+    units = [
+        Unit("s0", 0, "nodule", "", (0, 1), 0, (), cover[0]),
+        Unit("s1", 1, "opacity", "", (2,), 0, (), cover[1]),
+        Unit("s2", 2, "nodule", "", (1,), 0, (), cover[2]),
+    ]
+    reads = made_reads(studies=6)
+    reads = reads.select(~((reads.study == 4) & (reads.place > 3)))  # one has no second view
+    record = Record(reads, reads, tuple("abcdef"), None)
+    found = measure_meetings(model, material, units, record, other_studies=9)
+    assert found.other_studies == 5
+
+    def weights(slots, values):
+        return [dict(zip(s.tolist(), w.tolist())) for s, w in zip(slots, values)]  # by head
+
+    def common(one, two):
+        pairs = zip(one, two)
+        return np.mean([sum(min(w, b.get(s, 0)) for s, w in a.items()) for a, b in pairs])
+
+    with torch.no_grad():
+        read, looked = model.unroll(batch, trace=True)[1], model.patch_traces(batch)
+    said = [
+        [weights(read["slots"][u.row, p + 1], read["slot_weights"][u.row, p + 1]) for p in u.places]
+        for u in units
+    ]
+    flat = {name: looked[name].flatten(1, 2) for name in ("slots", "slot_weights")}
+    seen = [
+        [weights(flat["slots"][u.row, p], flat["slot_weights"][u.row, p]) for p in places]
+        for u, places in zip(units, ([1, 6], [3], [5]))
+    ]
+    for i, places in enumerate(([1, 6], [3], [5])):
+        own = np.mean([common(w, p) for w in said[i] for p in seen[i]])
+        assert found.own[i] == pytest.approx(own, abs=1e-5)
+        there = [
+            weights(reads.slots[r], reads.weights[r])
+            for r in range(len(reads))
+            if int(reads.place[r]) in places and int(reads.study[r]) != 4
+        ]
+        elsewhere = np.mean([common(w, p) for w in said[i] for p in there])
+        assert found.elsewhere[i] == pytest.approx(elsewhere, abs=1e-5)
+        rest = [j for j, u in enumerate(units) if u.finding != units[i].finding]
+        other = np.mean([np.mean([common(w, p) for w in said[j] for p in seen[i]]) for j in rest])
+        assert found.other_words[i] == pytest.approx(other, abs=1e-5)
+    gap = found.gap("elsewhere")
+    assert gap.value == pytest.approx((found.own - found.elsewhere).mean())
+    first, second = found.sentences()
+    assert f"{found.own.mean():.1%} of their reading" in first and "5 other studies" in first
+    assert "words of other findings" in second
+    alone = dataclasses.replace(found, other_words=np.full(3, np.nan))
+    assert len(alone.sentences()) == 1
+    with pytest.raises(KitError, match="no finding word"):
+        measure_meetings(model, material, [], record)
 
 
 # --- the recorder ---------------------------------------------------------------------------------

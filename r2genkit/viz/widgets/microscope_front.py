@@ -35,7 +35,7 @@ STYLE = r"""
 .r2g-microscope .r2g-scroll { overflow-x: auto; }
 .r2g-microscope .r2g-ramp { width: 7rem; height: .8rem; border: 1px solid #999; }
 .r2g-microscope .r2g-findings { margin: 0 0 .4rem; font-size: .875rem; }
-@container r2g (max-width: 46rem) {
+@container r2g (max-width: 40rem) {
   .r2g-microscope .r2g-top, .r2g-microscope .r2g-three, .r2g-microscope .r2g-pair { grid-template-columns: minmax(0, 1fr); gap: .5rem; }
   .r2g-microscope .r2g-views { position: sticky; top: 0; z-index: 1; background: #fff; padding: .2rem 0; }
   .r2g-microscope .r2g-left { display: contents; }
