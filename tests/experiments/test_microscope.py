@@ -25,10 +25,25 @@ from r2genkit.experiments.microscope import (
     record_memory,
     recorder_data,
 )
-from r2genkit.experiments.slots import Reads, other_slots, top_patches, top_words, usage
+from r2genkit.experiments.slots import (
+    Reads,
+    chance_overlap,
+    other_slots,
+    top_patches,
+    top_words,
+    usage,
+)
 from r2genkit.text.vocabulary import UNKNOWN, Vocabulary
 from r2genkit.viz.transformer import memory_rows
-from r2genkit.viz.widgets.microscope import RARE, Readings, microscope_html, payload, shared
+from r2genkit.viz.widgets.microscope import (
+    RARE,
+    Readings,
+    SlotUse,
+    microscope_html,
+    payload,
+    shared,
+    shuffled,
+)
 from r2genkit.viz.widgets.recorder import recorder_html, sentences
 from tests.models.test_contract import WORDS, build, make_batch
 
@@ -113,6 +128,30 @@ def test_other_studies_are_compared_place_by_place():
     gap = reads.select(~((reads.study == 2) & (reads.place == 5)))
     with pytest.raises(KitError, match="6 of 7 other studies have patch 1 of view 2"):
         compare_elsewhere(words, own, gap, range(7))
+
+
+def test_shuffled_slots_share_what_shuffling_gives():
+    """The exact mean against draws of ``chance_overlap``, among the slots that are read."""
+    reads = made_reads(studies=4)
+    weight = usage(reads)[0]
+    weight[:, -3:] = 0  # read by nobody
+    shares = (weight / weight.sum(-1, keepdim=True)).numpy()
+    usual = (reads.slots < SLOTS - 3).flatten(1).all(1).nonzero().flatten()
+    first, second = (
+        Readings(reads.slots[i : i + 1].numpy(), reads.weights[i : i + 1].numpy())
+        for i in usual[:2]
+    )
+    patch = Readings(second.slots[None], second.weights[None])
+    found = shuffled(first, patch, SlotUse(shares, shares, 4))[0, :, 0, 0]
+    dense = [torch.from_numpy(one.dense(SLOTS)[0, :, :-3]) for one in (patch_of(patch), first)]
+    drawn = chance_overlap(*dense, draws=20_000)
+    np.testing.assert_allclose(found[1:], drawn.mean(0), atol=0.01)
+    assert found[0] == pytest.approx(found[1:].mean())
+
+
+def patch_of(readings):
+    """The first patch as one reader."""
+    return Readings(readings.slots[0], readings.weights[0])
 
 
 def test_the_bench_reads_what_the_model_reads():
