@@ -156,6 +156,28 @@ def test_one_head_and_the_same_places_of_other_studies(page, tmp_path):
     assert (red > blue) == (gap[patch] > 0)
 
 
+def test_the_slot_at_hand_shows_who_reads_it(page, tmp_path):
+    data = made()
+    opened(page, tmp_path, data)
+    head, slot = state(page)["slot"]
+    page.click(".r2g-segment button[data-value='slot']")
+    weights = data.patch_reads.dense(SLOTS)[..., head, slot]  # [V, S]
+    assert weights.max() > 0
+    for view in (0, 1):
+        assert text(page, ".r2g-share", view) == f"mean {percent(weights[view].mean())}"
+        pixels = page.pixels(".r2g-heat", view)
+        size = pixels.shape[0] // GRID
+        alpha = pixels[size // 2 :: size, size // 2 :: size, 3]
+        shown = (alpha / (0.7 * 255)) ** 2 * weights.max()
+        assert np.abs(shown - weights[view].reshape(GRID, GRID)).max() <= 0.02
+    of_words = data.word_reads.dense(SLOTS)[:, head, slot]
+    page.hover(".r2g-right .r2g-word", int(of_words.argmin()))
+    shade = page.js(
+        f"document.querySelectorAll('.r2g-right .r2g-word')[{of_words.argmax()}].style.background"
+    )
+    assert float(shade.split(",")[-1].rstrip(")")) == pytest.approx(0.55, abs=0.005)
+
+
 def test_pins_and_keys(page, tmp_path):
     opened(page, tmp_path, made())
     page.click(".r2g-right .r2g-word", 4)

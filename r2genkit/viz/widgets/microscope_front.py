@@ -56,6 +56,7 @@ const KINDS = {
   own: "this study",
   elsewhere: "other studies, same places",
   difference: "difference",
+  slot: "the slot at hand",
 };
 const LESS = [31, 111, 178];
 const MORE = [200, 90, 0];
@@ -85,6 +86,26 @@ function draw(root, data, ask, tell) {
   const rowNow = () => state.word * layers + state.layer;
   const at = (name, word, patch, layer = state.layer) =>
     maps[name].bytes[(word * layers + layer) * patches + patch] / 255;
+
+  // Weight that a reader gives to the slot at hand, in its head.
+  function onSlot(side, row) {
+    if (!state.slot) return 0;
+    const first = (row * heads + state.slot.head) * k;
+    for (let place = first; place < first + k; place += 1) {
+      if (reads[side].slots[place] === state.slot.slot) return reads[side].weights[place] / 65535;
+    }
+    return 0;
+  }
+  const mostOnSlot = (side, readers) => {
+    let most = 0;
+    for (let row = 0; row < readers; row += 1) most = Math.max(most, onSlot(side, row));
+    return most;
+  };
+  // What the views show of a patch, as a share.
+  const shownAt = (patch) => {
+    if (state.map === "slot") return onSlot("patches", patch);
+    return at(state.map === "elsewhere" ? "elsewhere" : "own", state.word, patch);
+  };
 
   // What a reader takes, strongest first: [{head, slot, weight}]; over all heads they sum to 1.
   function taken(side, row, layer = state.layer) {
@@ -166,13 +187,14 @@ function draw(root, data, ask, tell) {
     const zoom = Math.max(1, Math.ceil(PIXELS / Math.max(rows, columns)));
     const context = fit(canvas, columns * zoom, rows * zoom);
     context.clearRect(0, 0, canvas.width, canvas.height);
+    const top = state.map === "slot" ? mostOnSlot("patches", patches) || 1 : data.top[rowNow()];
     for (let i = 0; i < size; i += 1) {
       const patch = view * size + i;
       if (state.map === "difference") {
         const gap = (at("own", state.word, patch) - at("elsewhere", state.word, patch)) / data.top_difference[rowNow()];
         context.fillStyle = differing(gap);
       } else {
-        context.fillStyle = shared(Math.min(255, Math.round(255 * at(state.map, state.word, patch) / data.top[rowNow()])));
+        context.fillStyle = shared(Math.min(255, Math.round(255 * shownAt(patch) / top)));
       }
       context.fillRect((i % columns) * zoom, Math.floor(i / columns) * zoom, zoom, zoom);
     }
@@ -187,8 +209,8 @@ function draw(root, data, ask, tell) {
       const marks = [];
       for (let i = 0; i < size; i += 1) {
         const patch = v * size + i;
-        total += at(state.map === "elsewhere" ? "elsewhere" : "own", state.word, patch);
-        if (state.map !== "elsewhere" && standsOut(patch)) {
+        total += shownAt(patch);
+        if ((state.map === "own" || state.map === "difference") && standsOut(patch)) {
           marks.push(makeSvg("circle", { cx: (i % columns) + 0.5, cy: Math.floor(i / columns) + 0.5, r: 0.12,
             fill: "#fff", stroke: "#000", "stroke-width": 0.05 }));
         }
@@ -263,13 +285,15 @@ function draw(root, data, ask, tell) {
   const findingLine = make("p", { class: "r2g-findings" });
 
   function drawText() {
+    const mostOfWords = mostOnSlot("words", tokens.length) || 1;
     tokens.forEach((span, row) => {
       const current = row === state.word;
       span.tabIndex = current ? 0 : -1;
       span.setAttribute("aria-pressed", String(current && state.word_pinned));
       if (current) span.setAttribute("aria-current", "true");
       else span.removeAttribute("aria-current");
-      const strength = at("own", row, state.patch) / data.top_layer[state.layer];
+      const strength = state.map === "slot" ? onSlot("words", row) / mostOfWords
+        : at("own", row, state.patch) / data.top_layer[state.layer];
       span.style.background = current ? "" : `rgba(31,111,178,${(0.55 * strength).toFixed(3)})`;
     });
   }
@@ -455,6 +479,7 @@ function draw(root, data, ask, tell) {
   }
 
   const sheet = new Image();
+  const framed = data.sheet.covered.some((one) => one);
   const card = make("section", { class: "r2g-card", "aria-label": "the slot at hand" });
   let carded = "";
   function drawCard() {
@@ -486,7 +511,7 @@ function draw(root, data, ask, tell) {
           ? make("p", { class: "r2g-lifts" }, ...found.words.map(([word, lift]) => make("span", {}, make("b", {}, word), ` \u00d7\u202f${lift.toFixed(1)}`)))
           : make("p", {}, "none"),
         make("p", { class: "r2g-note" }, found.crops.length
-          ? "Patches that give it most, one of a study (the patch is inside the frame; a thick frame: a finding covers it):"
+          ? `Patches that give it most, one of a study (the patch is inside the frame${framed ? "; a thick frame: a finding covers it" : ""}):`
           : "No patch reads it."),
         make("div", { class: "r2g-crops" }, ...found.crops.map(([number, weight]) => {
           const side = data.sheet.size;
@@ -642,8 +667,11 @@ function draw(root, data, ask, tell) {
   let ramped = "";
   function ramp() {
     const [far, most] = [percent(data.top_difference[rowNow()]), percent(data.top[rowNow()])];
-    low.textContent = state.map === "difference" ? `\u2212${far} (blue: less)` : "0\u202f% in common";
-    high.textContent = state.map === "difference" ? `+${far} (orange: more than elsewhere)` : `${most} in common`;
+    const ends = {
+      difference: [`\u2212${far} (blue: less)`, `+${far} (orange: more than elsewhere)`],
+      slot: ["0\u202f%", `${percent(mostOnSlot("patches", patches))} of a patch's reading in this head`],
+    };
+    [low.textContent, high.textContent] = ends[state.map] || ["0\u202f% in common", `${most} in common`];
     if (ramped === state.map) return;
     ramped = state.map;
     const context = fit(bar, 256, 1);
@@ -698,7 +726,7 @@ function draw(root, data, ask, tell) {
 
   root.append(...heading(data), make("p", { class: "r2g-note" },
     "Point at a word or at a patch of a view; a click or Enter pins it, Escape lets it go. The views show which patches read the slots that the word reads; "
-    + "the words are shaded by what they share with the patch. A word reads once it stands there: what was read before it was chosen is the reading of the word before it."),
+    + "the words are shaded by what they share with the patch (or, with \u201cthe slot at hand\u201d, both by how much of it they read). A word reads once it stands there: what was read before it was chosen is the reading of the word before it."),
   controls, top,
   make("section", { class: "r2g-panel", "aria-label": "all slots" },
     make("h2", {}, `${data.slots} slots: ${data.slots - dead.size} are read by something, ${dead.size} by nothing in ${data.use.studies.toLocaleString("en")} training studies`),
