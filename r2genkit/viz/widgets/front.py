@@ -59,7 +59,7 @@ KIT_STYLE = r""".r2g {
   border-radius: 4px; cursor: pointer; }
 .r2g-action:hover:enabled { background: #e3edf7; }
 .r2g-action:disabled { color: #767676; border-color: #c8c8c8; cursor: not-allowed; }
-.r2g-action[aria-pressed="true"] { background: #1f3a5f; border-color: #1f3a5f; color: #fff; }
+.r2g-action[aria-pressed="true"], .r2g-action[aria-pressed="true"]:hover:enabled { background: #1f3a5f; border-color: #1f3a5f; color: #fff; }
 .r2g :focus-visible { outline: 3px solid #c75b00; outline-offset: 2px; }
 .r2g-error { border-left: 4px solid #a80000; padding: .2rem .6rem; background: #fdeeee; }
 .r2g-busy { opacity: .55; }

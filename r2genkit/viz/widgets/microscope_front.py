@@ -9,7 +9,6 @@ STYLE = r"""
 .r2g-microscope .r2g-plain .r2g-drawn { display: none; }
 .r2g-microscope .r2g-segment { display: inline-flex; flex-wrap: wrap; gap: .2rem; align-items: center; }
 .r2g-microscope .r2g-segment button { padding: .1rem .55rem; font-size: .875rem; }
-.r2g-microscope .r2g-action[aria-pressed="true"]:hover:enabled { background: #1f3a5f; }
 .r2g-microscope .r2g-say { min-height: 3em; margin: .4rem 0; }
 .r2g-microscope .r2g-panel { border-top: 1px solid #ccc; margin-top: .8rem; padding-top: .6rem; }
 .r2g-microscope .r2g-slots { display: block; width: 100%; cursor: pointer; touch-action: none; }
