@@ -24,7 +24,25 @@ from r2genkit.experiments.wall import (
 from r2genkit.metrics.findings.scores import finding_f1
 from r2genkit.metrics.nlg import score_nlg
 from r2genkit.viz.widgets.wall import EMPTY, copied, wall_figure, wall_html
-from tests.experiments.test_runner import TINY
+
+# Fewer studies than worker processes are started for.
+TINY = (
+    "data.limit_train=26",
+    "data.limit_validation=5",
+    "data.limit_test=10",
+    "encoder.image_size=64",
+    "encoder.pca=16",
+    "tags.epochs=1",
+    "tags.min_positives=2",
+    "training.epochs=1",
+    "sampling.batch_size=8",
+    "scoring.bootstrap=10",
+    "scoring.meteor=false",
+    "scoring.swap=1",
+    "decoding.max_length=16",
+    "retrieval.crossfit=0",
+    "retrieval.k=3",
+)
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("folders")
@@ -34,8 +52,7 @@ _KEPT: dict = {}
 @pytest.fixture
 def finished(folders):
     if "run" not in _KEPT:
-        overrides = (*TINY, "training.epochs=1", "retrieval.crossfit=0", "retrieval.k=3")
-        _KEPT["run"] = run("09_retrieval", profile="smoke", overrides=overrides, progress=False)
+        _KEPT["run"] = run("09_retrieval", profile="smoke", overrides=TINY, progress=False)
         _KEPT["writer"] = NeighbourWriter(_KEPT["run"])
         _KEPT["wall"] = wall_data(_KEPT["run"], count=4, tiles=4, writer=_KEPT["writer"])
     return _KEPT["run"]
