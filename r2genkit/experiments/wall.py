@@ -18,7 +18,8 @@ from PIL import Image
 from r2genkit.batches import Batch
 from r2genkit.decoding import decode
 from r2genkit.errors import KitError
-from r2genkit.experiments.data import PreparedText, report_loader
+from r2genkit.experiments.data import PreparedText
+from r2genkit.experiments.minibatches import minibatches_of
 from r2genkit.experiments.private_set import pixels_of
 from r2genkit.experiments.retrieving import (
     Retriever,
@@ -27,7 +28,7 @@ from r2genkit.experiments.retrieving import (
     prepare_retriever,
 )
 from r2genkit.experiments.runner import RunResult
-from r2genkit.experiments.tagging import decoder_tags, true_findings
+from r2genkit.experiments.tagging import true_findings
 from r2genkit.images import PackedImages
 from r2genkit.metrics.findings import POSITIVE
 from r2genkit.metrics.findings.scores import f1_from_counts
@@ -142,7 +143,6 @@ class NeighbourWriter:
         self.text = result.text()
         self.labeler = self.text.labeler
         self.places = {study: row for row, study in enumerate(retriever.index.study_ids)}
-        self._known: dict[str, tuple[WallReport, ...]] = {}
         self._batches: dict[str, Batch] = {}
 
     @property
@@ -165,30 +165,9 @@ class NeighbourWriter:
         Raises:
             KitError: a study is not of the part.
         """
-        wanted = set(study_ids) - set(self._batches)
-        unknown = sorted(wanted - set(self.text.part(self.part)))
-        if unknown:
-            raise KitError(
-                f"study {unknown[0]} is not in the {self.part} part of the split: choose a query "
-                "of the wall."
-            )
-        if not wanted:
-            return
-        recipe, tags = self.system.recipe, self.system.tags
-        told = decoder_tags(recipe.tags, tags, self.text, self.part) if tags is not None else None
-        loader = report_loader(
-            recipe,
-            self.text,
-            self.result.images(),
-            self.part,
-            seed=self.result.row.seed,
-            training=False,
-            tags=told,
-        )
-        for batch in loader:
-            for row, study in enumerate(batch.study_ids):
-                if study in wanted:
-                    self._batches[study] = batch.select([row])
+        wanted = [study for study in study_ids if study not in self._batches]
+        if wanted:
+            self._batches |= minibatches_of(self.result, self.system, self.part, wanted)
 
     def own(self, study_id: str) -> tuple[str, ...]:
         """The neighbours that the model is given by itself, one per seat."""
@@ -365,7 +344,7 @@ def wall_data(
         texts = writer.write(study, many)
         different = list(dict.fromkeys(texts))
         hung |= dict.fromkeys(pool)
-        views, names = _views(result, text.studies[study])
+        views, names = views_of_study(result, text.studies[study])
         queries.append(
             WallQuery(
                 id=study,
@@ -386,7 +365,7 @@ def wall_data(
     studies = {
         study: WallStudy(
             id=study,
-            views=tuple(map(_small, _views(result, text.studies[study])[0])),
+            views=tuple(map(_small, views_of_study(result, text.studies[study])[0])),
             words=tuple(text.references[study].split()),
             marks=mark_findings(text.references[study].split(), writer.labeler),
             findings=named(study),
@@ -499,7 +478,9 @@ def _predicted(writer: NeighbourWriter, study_id: str) -> tuple[str, ...]:
     )
 
 
-def _views(result: RunResult, study: Study) -> tuple[tuple[np.ndarray, ...], tuple[str, ...]]:
+def views_of_study(
+    result: RunResult, study: Study
+) -> tuple[tuple[np.ndarray, ...], tuple[str, ...]]:
     """The views of a study that the model sees, uint8 ``[H, W]`` each, and their names."""
     images = result.images().images
     if isinstance(images, PackedImages):
