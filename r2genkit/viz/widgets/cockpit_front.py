@@ -147,13 +147,13 @@ class Side {
 
   text(report) {
     const { rare, faint } = this.cockpit.data;
-    const spans = report.words.map((word, t) => {
-      const span = make("span", { class: "r2g-tinted", "data-t": t }, word);
+    const tinted = (span, t) => {
       span.style.background = `rgba(130, 80, 180, ${(0.55 * Math.min(1, -report.logs[t] / faint)).toFixed(3)})`;
       if (Math.exp(report.logs[t]) < rare) span.classList.add("r2g-rare");
       return span;
-    });
-    const stated = new Set(this.cockpit.reference());
+    };
+    const spans = report.words.map((word, t) => tinted(make("span", { class: "r2g-tinted", "data-t": t }, word), t));
+    const stated = new Set(this.cockpit.stated());
     for (const mark of report.marks) {
       if (mark.polarity !== "positive") continue;
       const right = stated.has(mark.title);
@@ -161,7 +161,7 @@ class Side {
     }
     const ended = report.logs.length > report.words.length;
     const end = make("span", { class: "r2g-end r2g-tinted", "data-t": report.words.length }, ended ? "(end)" : "(cut)");
-    if (ended) spans.push(end);
+    if (ended) spans.push(tinted(end, report.words.length));
     const node = make("p", { class: "r2g-drawn-text", tabindex: "0", role: "group",
       "aria-label": `${report.words.join(" ") || "empty report"}. Arrow keys read the probability of each word.` });
     spans.forEach((span) => node.append(span, " "));
@@ -423,7 +423,7 @@ class Cockpit {
   }
 
   // Findings that the reference of the study states.
-  reference() {
+  stated() {
     return this.data.studies[this.study].marks.filter((mark) => mark.polarity === "positive").map((mark) => mark.title);
   }
 
