@@ -34,7 +34,7 @@ STYLE = r"""
 .r2g-tinted.r2g-rare { text-decoration: underline dotted 2px #5c3a86; text-underline-offset: 3px; }
 .r2g-tinted[data-now="true"] { box-shadow: 0 0 0 2px #1f3a5f; }
 .r2g-end { color: #4a4a4a; font-size: .75rem; }
-.r2g-cockpit .r2g-word-readout { min-height: 1.5em; position: sticky; top: 0; background: #fff; z-index: 1; font-size: .875rem; padding: .15rem 0; border-bottom: 1px solid #ddd; }
+.r2g-cockpit .r2g-word-readout { min-height: 3.3em; position: sticky; top: 0; background: #fff; z-index: 1; font-size: .875rem; padding: .15rem 0; border-bottom: 1px solid #ddd; }
 .r2g-cockpit .r2g-tablebox { overflow-x: auto; }
 .r2g-cockpit .r2g-tablebox table { min-width: 18rem; }
 .r2g-cockpit td .r2g-bar-cell { display: inline-block; height: .7rem; background: #9db8d3; vertical-align: middle; margin-right: .4rem; }
@@ -46,7 +46,8 @@ STYLE = r"""
 .r2g-cockpit td:not(:first-child) { white-space: nowrap; }
 .r2g-drawn-text sup { font-weight: 700; font-size: .7em; line-height: 1; }
 .r2g-scale-key { display: inline-flex; gap: .15rem; align-items: center; }
-@container r2g (max-width: 46rem) {
+.r2g-cockpit .r2g-views figure { max-width: 13rem; }
+@container r2g (max-width: 38rem) {
   .r2g-cockpit .r2g-both, .r2g-cockpit .r2g-study { grid-template-columns: minmax(0, 1fr); }
   .r2g-cockpit .r2g-side > .r2g-about { min-height: 0; }
   .r2g-cockpit fieldset { width: 100%; }

@@ -45,7 +45,8 @@ STYLE = r"""
 .r2g-wall select { max-width: 100%; }
 .r2g-wall .r2g-controls label { flex-wrap: wrap; }
 .r2g-wall .r2g-key { white-space: normal; }
-@container r2g (max-width: 46rem) {
+.r2g-wall .r2g-views figure { max-width: 13rem; }
+@container r2g (max-width: 38rem) {
   .r2g-wall .r2g-columns, .r2g-wall .r2g-pair { grid-template-columns: minmax(0, 1fr); gap: .6rem; }
   .r2g-wall .r2g-tiles { grid-template-columns: repeat(auto-fill, minmax(6.6rem, 1fr)); }
   .r2g-wall .r2g-seats { grid-template-columns: minmax(0, 1fr); }
