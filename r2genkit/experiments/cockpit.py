@@ -346,8 +346,8 @@ def sample_diversity(reports: Sequence[str]) -> dict[str, float]:
 
 
 def timeline_of(result: RunResult) -> dict[str, list[float]]:
-    """What a run by reward logged every few minibatches, by name; empty for other runs."""
-    if result.recipe.objective is None:
+    """What a run by reward logged every few minibatches, by name; empty for runs without a log."""
+    if result.recipe.objective is None or not (result.folder / "steps.jsonl").is_file():
         return {}
     rows = read_steps(result.folder)
     found = {

@@ -172,6 +172,7 @@ def test_the_timeline_is_what_was_logged(sampler):
     assert got["reward"] == [row["reward"] for row in rows]
     assert got["distinct"] == pytest.approx([row["distinct %"] / 100 for row in rows])
     assert timeline_of(sampler.results["before"]) == {}
+    assert timeline_of(dataclasses.replace(result, folder=result.folder / "checkpoints")) == {}
 
 
 def test_a_temperature_flattens_what_is_drawn_and_not_what_is_told(sampler, one):
