@@ -55,6 +55,8 @@ STATEMENTS = {
 """What a report says of a finding, by the labeler's polarity."""
 
 OLD_COLOUR, NEW_COLOUR = "#ffb000", "#48c9ff"
+SIZES = ("borderline", "mild", "moderate", "large", "severe")
+"""Severities from least to most."""
 _STRENGTH = ("absent", "negative", "uncertain", "positive")
 _SIDES = {"left": ("left",), "right": ("right",), "bilateral": ("left", "right"), "midline": ()}
 
@@ -622,8 +624,8 @@ def bench_widget(
 
     Args:
         data: the patient and the variants that are there at once.
-        answer: draws and reads any other state: ``r2genkit.experiments.bench.Bench.answer``. Without
-            it the widget offers what the page offers.
+        answer: draws and reads any other state (``r2genkit.experiments.bench.Bench.answer``).
+            Without it the widget offers what the page offers.
 
     Raises:
         KitError: ``anywidget`` is not installed.
@@ -638,12 +640,32 @@ def _escaped(text: str) -> str:
     return text.replace("$", r"\$")  # matplotlib would start a formula
 
 
+def main_states(data: BenchData) -> list[int]:
+    """The states that say most: as it is; elsewhere; larger; gone. Those of them that are there."""
+    first = data.states[0].finding(data.focus)
+    own = [state.finding(data.focus) for state in data.states]
+    if first is None:
+        return list(range(min(len(own), 4)))
+    sizes = [SIZES.index(one.severity) if one and one.severity in SIZES else -1 for one in own]
+    elsewhere = next(
+        (
+            i
+            for i, one in enumerate(own)
+            if one and (one.side, one.place) != (first.side, first.place)
+        ),
+        None,
+    )
+    larger = int(np.argmax(sizes)) if max(sizes) > max(sizes[0], 0) else None
+    gone = next((i for i, one in enumerate(own) if one is None), None)
+    return [0, *(i for i in (elsewhere, larger, gone) if i is not None)]
+
+
 def _excerpt(state: BenchState, said: Statement, width: int) -> tuple[list[str], list[str]]:
     """The finding's sentence, and the rest of the report, in lines."""
     numbers = sentence_numbers(state.words)
     own = [word for word, number in zip(state.words, numbers) if number == said.sentence]
     rest = [word for word, number in zip(state.words, numbers) if number != said.sentence]
-    return textwrap.wrap(" ".join(own), width), textwrap.wrap(" ".join(rest), width)
+    return textwrap.wrap(" ".join(own), width), textwrap.wrap(" ".join(rest), width + width // 4)
 
 
 def bench_figure(data: BenchData, states: Sequence[int] | None = None) -> Figure:
@@ -654,12 +676,12 @@ def bench_figure(data: BenchData, states: Sequence[int] | None = None) -> Figure
 
     Args:
         data: as for the page.
-        states: which ones, in this order; default: all.
+        states: which ones, in this order; default: :func:`main_states`.
 
     Raises:
         KitError: a state that is not there, or nothing to follow.
     """
-    chosen = list(range(len(data.states))) if states is None else list(states)
+    chosen = main_states(data) if states is None else list(states)
     if not chosen or any(not 0 <= place < len(data.states) for place in chosen):
         raise KitError(
             f"the bench has states 0 to {len(data.states) - 1}; asked for {chosen or 'none'}."
@@ -667,12 +689,12 @@ def bench_figure(data: BenchData, states: Sequence[int] | None = None) -> Figure
     if not data.focus:
         raise KitError("the bench is about no finding: name one with focus=.")
     first = data.states[0]
-    wide, text_wide, bar_wide = 2.1, 4.6, 1.9
+    wide, text_wide, bar_wide = 2.1, 4.7, 1.9
     views = len(data.view_names)
     tall = wide * max(view.shape[0] / view.shape[1] for view in first.views)
     across = 0.15 + views * (wide + 0.08) + 0.12 + text_wide + bar_wide + 0.85
-    row = tall + 0.52
-    down = 0.5 + row * len(chosen) + 0.42
+    row, head = tall + 0.52, 0.62
+    down = head + row * len(chosen) + 0.42
     figure = plt.figure(figsize=(across, down))
     colours = plt.get_cmap("viridis")
 
@@ -685,11 +707,12 @@ def bench_figure(data: BenchData, states: Sequence[int] | None = None) -> Figure
         where = {"ha": "left", "va": "top", "fontsize": 8} | style
         figure.text(left / across, 1 - top / down, _escaped(text), **where)
 
-    write(across / 2, 0.1, data.title, ha="center", fontsize=10.5)
+    write(across / 2, 0.08, data.title, ha="center", fontsize=10.5)
+    write(across / 2, 0.32, f"reports: {data.system}", ha="center", color="0.35")
     for line, place in enumerate(chosen):
         state = data.states[place]
         found = follow(first, state, data.focus)
-        top = 0.5 + line * row + 0.26
+        top = head + line * row + 0.26
         write(0.15, top - 0.06, state.title, va="bottom", fontsize=9, fontweight="bold")
         said = found.said[1]
         word = said.words[0] if said.words else None
@@ -701,9 +724,7 @@ def bench_figure(data: BenchData, states: Sequence[int] | None = None) -> Figure
             if word is not None:
                 heat = upsample(np.asarray(state.attention)[word, view], *shown.shape)
                 share = OPACITY * float(fading(peaks(state.attention)[word]))
-                axis.imshow(
-                    colours(heat), alpha=share * np.clip(heat, 0, 1) ** 0.5, aspect="auto"
-                )
+                axis.imshow(colours(heat), alpha=share * np.clip(heat, 0, 1) ** 0.5, aspect="auto")
             old, new = (one.finding(data.focus) for one in (first, state))
             moved = old is None or new is None or not np.array_equal(old.mask, new.mask)
             for one, colour, style in (
@@ -735,7 +756,7 @@ def bench_figure(data: BenchData, states: Sequence[int] | None = None) -> Figure
         write(0.15, top + tall + 0.04, under, fontsize=7, color="0.25")
 
         left = 0.15 + views * (wide + 0.08) + 0.12
-        own, rest = _excerpt(state, said, 62)
+        own, rest = _excerpt(state, said, 64)
         polarity = said.polarity
         colour = COLOURS.get(polarity, "0.35")
         sign = SIGNS.get(polarity, "")
@@ -745,21 +766,24 @@ def bench_figure(data: BenchData, states: Sequence[int] | None = None) -> Figure
         if own:
             write(left, at, "\n".join(own), color=colour, fontsize=8.5)
             at += 0.165 * len(own) + 0.08
-        room = max(1, int((top + tall - 0.42 - at) / 0.125))
+        told = textwrap.wrap(found.sentence if place else "As the corpus has the patient.", 92)[:2]
+        if found.roads is not None:
+            told.append(
+                f"Had only the tags changed: {found.roads[0].told}. "
+                f"Only the patches: {found.roads[1].told}."
+            )
+        room = max(1, int((top + tall - 0.13 * len(told) - 0.1 - at) / 0.125))
         if len(rest) > room:
             rest = [*rest[:room], "…"]
         write(left, at, "\n".join(rest), color="0.45", fontsize=7)
-        told = found.sentence if place else "As the corpus has the patient."
-        lines = textwrap.wrap(told, 66)[:2]
-        write(left, top + tall - 0.13 * len(lines) - 0.02, "\n".join(lines), fontsize=7.5,
-              fontstyle="italic")  # fmt: skip
+        write(left, top + tall - 0.145 * len(told) - 0.02, "\n".join(told), fontsize=7.5)
         _draw_tag(
             axis_at(left + text_wide + 0.35, top + 0.35 * tall, bar_wide - 0.35, 0.34 * tall),
             found, data.called_at, drawn=state.drawn(found.kind), heading=line == 0,
         )  # fmt: skip
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, 1), colours),
-        cax=axis_at(across - 0.55, 0.5 + 0.26, 0.09, tall),
+        cax=axis_at(across - 0.55, head + 0.26, 0.09, tall),
     )
     bar.ax.tick_params(labelsize=6)
     bar.set_label("of the word's strongest patch", fontsize=6)

@@ -16,27 +16,30 @@ STYLE = r"""
 .r2g-bench .r2g-one { color: #666; padding: 0 .3rem; }
 .r2g-bench .r2g-add { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; margin-top: .5rem; font-size: .9rem; }
 .r2g-bench .r2g-add select { width: auto; max-width: 100%; }
-.r2g-bench .r2g-status { color: #4a4a4a; font-size: .875rem; min-height: 1.4em; margin: .4rem 0 0; }
+.r2g-bench .r2g-status { color: #4a4a4a; font-size: .875rem; margin: .4rem 0 0; }
+.r2g-bench .r2g-live .r2g-status { min-height: 1.4em; }
 .r2g-bench .r2g-judged { border-left: 6px solid #767676; background: #f4f4f4; padding: .5rem .8rem; margin: .4rem 0; }
 .r2g-bench .r2g-judged[data-verdict="followed"] { border-color: #0b63a0; background: #eaf3fb; }
 .r2g-bench .r2g-judged[data-verdict="not followed"], .r2g-bench .r2g-judged[data-verdict="lost"],
 .r2g-bench .r2g-judged[data-verdict="unprovoked"] { border-color: #b34700; background: #fdf1e8; }
 .r2g-bench .r2g-verdict { font-size: 1.15rem; font-weight: 600; margin: 0 0 .4rem; }
 .r2g-bench .r2g-verdict b { display: inline-block; min-width: 1.5em; }
-.r2g-bench .r2g-facts { width: 100%; max-width: 46rem; }
+.r2g-bench .r2g-facts { width: 100%; max-width: 60rem; }
 .r2g-bench .r2g-facts th, .r2g-bench .r2g-facts td { text-align: left; font-weight: 400; vertical-align: middle; }
 .r2g-bench .r2g-facts thead th { font-weight: 600; }
 .r2g-bench .r2g-facts td { width: 30%; font-size: .95rem; }
 .r2g-bench .r2g-facts .r2g-changed { font-weight: 700; }
-.r2g-bench .r2g-bar { position: relative; display: inline-block; width: 6rem; height: .7rem; background: #e2e2e2; margin-right: .4rem; vertical-align: middle; }
+.r2g-bench .r2g-bar { position: relative; display: inline-block; width: 5rem; height: .7rem; background: #d5d5d5; margin-right: .4rem; vertical-align: middle; }
 .r2g-bench .r2g-bar i { position: absolute; inset: 0 auto 0 0; background: #1f3a5f; }
 .r2g-bench .r2g-bar u { position: absolute; top: -3px; bottom: -3px; width: 2px; background: #b34700; }
 .r2g-bench .r2g-roads { margin: .5rem 0 0; }
 .r2g-bench .r2g-both { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1rem; align-items: start; }
 .r2g-bench .r2g-both .r2g-report { margin: .4rem 0; }
 .r2g-bench .r2g-here { min-height: 3em; font-size: .9rem; margin: .4rem 0; }
-.r2g-bench .r2g-sentence { background: #fff3c4; box-shadow: 0 0 0 3px #fff3c4; border-radius: 2px; color: inherit; }
-.r2g-bench .r2g-gone { text-decoration: line-through; text-decoration-thickness: 2px; color: #6b3a00; background: #fbe9d7; }
+.r2g-bench .r2g-sentence { background: #fff3c4; outline: 2px solid #a87b00; outline-offset: 2px; border-radius: 2px; color: inherit; padding: 3px 0;
+  box-decoration-break: clone; -webkit-box-decoration-break: clone; }
+.r2g-bench .r2g-gone { text-decoration: line-through; text-decoration-color: #b06a2c; color: #7a4a12; background: #fbeedd; }
+.r2g-bench .r2g-sentence .r2g-gone { background: none; }
 .r2g-bench .r2g-new { font-weight: 700; background: #d8ecff; }
 .r2g-bench .r2g-word[aria-current="true"] { color: #fff; background: #1f3a5f; }
 .r2g-bench .r2g-line { display: inline-block; width: 2.2em; border-top: 3px solid; vertical-align: middle; margin-right: .3em; background: none; filter: drop-shadow(0 0 1px #000); }
@@ -108,7 +111,7 @@ class Half {
       parts.push(makeSvg("path", { d: path, fill: "none", stroke: "#000", "stroke-width": 2 * unit, opacity: 0.45 }),
         makeSvg("path", { d: path, fill: "none", stroke: colour, "stroke-width": unit, class: `r2g-${name}`,
           "stroke-dasharray": i === 0 ? `${3 * unit} ${1.6 * unit}` : "none" }),
-        makeSvg("text", { x: Math.min(Math.max(top[0], 6 * unit), view.width - 6 * unit), y: Math.max(top[1] - 1.5 * unit, 6.5 * unit),
+        makeSvg("text", { x: Math.min(Math.max(top[0], 9 * unit), view.width - 9 * unit), y: Math.max(top[1] - 1.5 * unit, 6.5 * unit),
           fill: colour, "font-size": 6.5 * unit, "text-anchor": "middle" }, name));
     };
     if (old[0] !== now[0]) {
@@ -286,10 +289,10 @@ class BenchView {
       sample.style.borderTopColor = this.data.colours[i];
       return make("span", { class: "r2g-key" }, sample, text);
     };
-    this.root.append(...heading(this.data),
+    this.root.append(...heading(this.data), make("p", { class: "r2g-note" }, `Reports: ${this.data.system}.`),
       make("fieldset", {}, make("legend", {}, "Computed beforehand"),
         make("div", { class: "r2g-variants", role: "group", "aria-label": "states computed beforehand" }, ...this.buttons)),
-      make("fieldset", {}, make("legend", {}, "Findings of this patient"), this.list,
+      make("fieldset", { class: this.ask ? "r2g-live" : null }, make("legend", {}, "Findings of this patient"), this.list,
         make("div", { class: "r2g-add" }, kinds, add, reset),
         this.ask ? "" : make("p", { class: "r2g-note r2g-nokernel" },
           "Sides, places and severities can be changed where a kernel draws and reads the films; this page shows the states above."),
