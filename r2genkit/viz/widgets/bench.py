@@ -107,6 +107,7 @@ def statement(words: Sequence[str], kind: str) -> Statement:
     """
     # Imported here: a finished page needs no labeler.
     from r2genkit.metrics.findings.attributes import default_attribute_finder
+    from r2genkit.metrics.findings.labeler import outermost
 
     finder = default_attribute_finder()
     numbers = sentence_numbers(words)
@@ -121,7 +122,7 @@ def statement(words: Sequence[str], kind: str) -> Statement:
             pieces += opened
             where += [place] * len(opened)
         sentence = " ".join(pieces)
-        for mention in finder.labeler.mentions_of_sentence(sentence):
+        for mention in outermost(finder.labeler.mentions_of_sentence(sentence)):
             if mention.finding != kind:
                 continue
             if _STRENGTH.index(mention.polarity) > _STRENGTH.index(best.polarity):
@@ -429,7 +430,8 @@ def _judged(
                 "nothing to follow",
                 f"{title} changed sides; the report says {named}, as it did before.",
             )
-        return "not followed", f"{title} changed sides, and the report says {named}."
+        verb = "still says" if after.sides == before.sides else "says"
+        return "not followed", f"{title} changed sides, and the report {verb} {named}."
     if (before.said, before.sides) != (after.said, after.sides):
         words = ", ".join((*after.said, *after.sides)) or "nothing"
         old = ", ".join((*before.said, *before.sides)) or "nothing"
