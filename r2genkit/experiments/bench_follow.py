@@ -58,7 +58,10 @@ def wilson(count: int, total: int) -> tuple[float, float]:
     middle = share + z * z / (2 * total)
     half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total**2))
     scale = 1 + z * z / total
-    return (max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale))
+    # Rounding would leave a hair between the end and a share of exactly 0 or 1.
+    low = 0.0 if count == 0 else (middle - half) / scale
+    high = 1.0 if count == total else (middle + half) / scale
+    return (low, high)
 
 
 @dataclass

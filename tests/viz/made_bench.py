@@ -6,9 +6,36 @@ from r2genkit.viz.widgets.bench import BenchData, BenchFinding, BenchKind, Bench
 from r2genkit.viz.widgets.parts import normalised
 
 SIZE, GRID = 112, 7
-BEFORE = "there is a small right pleural effusion . the heart is enlarged .".split()
-AFTER = "there is a left pleural effusion . the heart is enlarged .".split()
-GONE = "no pleural effusion . the heart is enlarged .".split()
+BEFORE = [
+    "there",
+    "is",
+    "a",
+    "small",
+    "right",
+    "pleural",
+    "effusion",
+    ".",
+    "the",
+    "heart",
+    "is",
+    "enlarged",
+    ".",
+]
+AFTER = [
+    "there",
+    "is",
+    "a",
+    "left",
+    "pleural",
+    "effusion",
+    ".",
+    "the",
+    "heart",
+    "is",
+    "enlarged",
+    ".",
+]
+GONE = ["no", "pleural", "effusion", ".", "the", "heart", "is", "enlarged", "."]
 
 
 def film(seed):

@@ -51,15 +51,15 @@ HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window
 @pytest.mark.parametrize(
     ("text", "told", "words", "sentence", "sides", "said"),
     [
-        ("there is a small right pleural effusion .", "stated", (4, 5), 0, ("right",), ("small",)),
-        ("no pleural effusion or pneumothorax .", "denied", (1, 2), 0, (), ()),
+        ("there is a small right pleural effusion .", "stated", (6,), 0, ("right",), ("small",)),
+        ("no pleural effusion or pneumothorax .", "denied", (2,), 0, (), ()),
         ("the lungs are clear .", "not mentioned", (), -1, (), ()),
-        ("possible pleural effusion .", "doubted", (1, 2), 0, (), ()),
+        ("possible pleural effusion .", "doubted", (2,), 0, (), ()),
         # What is stated wins over what is denied elsewhere, and sides come from what is stated.
         (
             "no left pleural effusion . there are bilateral pleural effusions .",
             "stated",
-            (8, 9),
+            (9,),
             1,
             ("left", "right"),
             (),
@@ -90,14 +90,14 @@ def test_it_agrees_with_the_labeler():
 
 
 def test_a_full_stop_ends_its_own_sentence():
-    assert sentence_numbers("a b . c . d".split()) == [0, 0, 0, 1, 1, 2]
+    assert sentence_numbers(["a", "b", ".", "c", ".", "d"]) == [0, 0, 0, 1, 1, 2]
     assert sentence_numbers(()) == []
 
 
 def test_partners_are_the_words_that_both_reports_keep():
-    there, back = partners("a b c d e".split(), "x b c y e".split())
+    there, back = partners(["a", "b", "c", "d", "e"], ["x", "b", "c", "y", "e"])
     assert there == [-1, 1, 2, -1, 4] and back == [-1, 1, 2, -1, 4]
-    there, back = partners("a b c".split(), "b c".split())
+    there, back = partners(["a", "b", "c"], ["b", "c"])
     assert there == [-1, 0, 1] and back == [1, 2]
 
 
@@ -129,9 +129,10 @@ def test_the_share_inside_is_counted_patch_by_patch():
             for t in range(len(words)):
                 want = (values[t] * cover).sum() / values[t].sum()
                 assert found.inside[at][t, which] == pytest.approx(want)
-    own = BEFORE.index("pleural"), BEFORE.index("effusion")
-    want = np.mean([found.inside[0][t, 0] for t in own])
-    assert found.word_inside(after=False, new=False) == pytest.approx(want)
+    (own,) = found.said[0].words
+    assert BEFORE[own] == "effusion"
+    assert found.word_inside(after=False, new=True) == pytest.approx(found.inside[0][own, 1])
+    assert found.inside[0][own, 1] > 0.3 > found.inside[0][own, 0]  # its hot patch is on the left
 
 
 def test_what_is_not_drawn_has_no_place():
@@ -140,7 +141,7 @@ def test_what_is_not_drawn_has_no_place():
     assert np.isnan(found.chance[1]) and np.isnan(found.inside[1][:, 1]).all()
     assert found.where == ("mild right", None) and found.should == (True, False)
     assert np.isfinite(found.word_inside(True, False))  # a denied finding has words, too
-    silent = state("silent", "the heart is enlarged .".split())
+    silent = state("silent", ["the", "heart", "is", "enlarged", "."])
     assert np.isnan(follow(data.states[0], silent, "0").word_inside(True, False))
 
 
@@ -152,7 +153,7 @@ def test_what_is_not_drawn_has_no_place():
         (AFTER, (effusion("left", LEFT),), "followed", "the report now says left"),
         (BEFORE, (effusion("left", LEFT),), "not followed", "the report still says right"),
         (
-            "there is a pleural effusion .".split(),
+            ["there", "is", "a", "pleural", "effusion", "."],
             (effusion("left", LEFT),),
             "not followed",
             "names no side",
@@ -160,7 +161,7 @@ def test_what_is_not_drawn_has_no_place():
         (GONE, (effusion("left", LEFT),), "lost", "no longer states it (denied)"),
         (BEFORE, (effusion("right", RIGHT, "large"),), "kept", "in the same way"),
         (
-            "a large right pleural effusion .".split(),
+            ["a", "large", "right", "pleural", "effusion", "."],
             (effusion("right", RIGHT, "large"),),
             "kept",
             "said of it: small, right, now large, right",
@@ -328,7 +329,9 @@ def test_the_figure_shows_the_numbers_of_the_payload():
     found = follow(data.states[0], data.states[1], "0")
     figure = bench_figure(data, [1])
     shown = " ".join(texts(figure))
-    assert f"{found.word_inside(True, True):.0%} in new place (even: {found.chance[1]:.0%})" in shown
+    assert (
+        f"{found.word_inside(True, True):.0%} in new place (even: {found.chance[1]:.0%})" in shown
+    )
     bars = [axis for axis in figure.axes if axis.patches and axis.get_xlim() == (0, 1)]
     assert [bar.get_width() for bar in bars[0].patches] == [0.8]
     films = [axis for axis in figure.axes if axis.images]
