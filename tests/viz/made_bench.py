@@ -6,36 +6,15 @@ from r2genkit.viz.widgets.bench import BenchData, BenchFinding, BenchKind, Bench
 from r2genkit.viz.widgets.parts import normalised
 
 SIZE, GRID = 112, 7
-BEFORE = [
-    "there",
-    "is",
-    "a",
-    "small",
-    "right",
-    "pleural",
-    "effusion",
-    ".",
-    "the",
-    "heart",
-    "is",
-    "enlarged",
-    ".",
-]
-AFTER = [
-    "there",
-    "is",
-    "a",
-    "left",
-    "pleural",
-    "effusion",
-    ".",
-    "the",
-    "heart",
-    "is",
-    "enlarged",
-    ".",
-]
-GONE = ["no", "pleural", "effusion", ".", "the", "heart", "is", "enlarged", "."]
+
+
+def words(text):
+    return text.split()
+
+
+BEFORE = words("there is a small right pleural effusion . the heart is enlarged .")
+AFTER = words("there is a left pleural effusion . the heart is enlarged .")
+GONE = words("no pleural effusion . the heart is enlarged .")
 
 
 def film(seed):
