@@ -441,7 +441,8 @@ class Reading:
         grid = math.isqrt(seen.shape[2])
         if grid * grid != seen.shape[2]:
             raise KitError(f"{seen.shape[2]} patches are no square: the bench cannot place them.")
-        return normalised(seen.reshape(len(seen), -1, grid, grid))
+        seen = seen.reshape(*seen.shape[:2], grid, grid)
+        return normalised(seen) if len(seen) else seen  # an empty report has no map
 
 
 @torch.no_grad()

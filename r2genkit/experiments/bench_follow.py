@@ -150,7 +150,7 @@ def follow_trials(
     studies: Sequence[Study],
     *,
     kinds: Sequence[str] = KINDS,
-    limit: int = 12,
+    limit: int = 16,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Change one finding in many patients, and write down what followed.
@@ -203,7 +203,7 @@ def follow_trials(
             raise KitError(f"{system.recipe.title} does not attend to patches: take another run")
         read.words = tuple(hypothesis.text.split())
         seen = np.asarray(hypothesis.trace["attention"], dtype=float)
-        read.attention = seen.reshape(len(read.words), -1)
+        read.attention = seen.reshape(len(seen), seen.shape[1] * seen.shape[2])
 
     roads: dict[int, tuple[tuple[str, ...], tuple[str, ...]]] = {}
     told = [i for i, trial in enumerate(trials) if trial.change != "flip"]

@@ -45,7 +45,7 @@ def maps(words):
     values = np.full((len(words), 2, GRID, GRID), 0.02)
     for t in range(len(words)):
         values[(t, *hot(t))] = 1.0
-    return normalised(values)
+    return normalised(values) if words else values
 
 
 def effusion(side, mask, severity="mild", key="0"):

@@ -7,7 +7,6 @@ import re
 
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
 
 from r2genkit.errors import KitError
 from r2genkit.metrics.findings import default_labeler
@@ -321,7 +320,6 @@ def test_the_figure_shows_the_main_states():
     assert "pleural effusion: denied \N{MINUS SIGN}" in shown
     assert "Had only the tags changed: denied. Only the patches: stated." in shown
     assert "synthetic phantom images" in shown
-    plt.close(figure)
 
 
 def test_the_figure_shows_the_numbers_of_the_payload():
@@ -337,7 +335,6 @@ def test_the_figure_shows_the_numbers_of_the_payload():
     films = [axis for axis in figure.axes if axis.images]
     assert len(films) >= 2
     assert np.array_equal(films[0].images[0].get_array(), data.states[1].views[0])
-    plt.close(figure)
 
 
 def test_a_state_without_the_word_or_the_tag_can_be_drawn():
@@ -345,7 +342,16 @@ def test_a_state_without_the_word_or_the_tag_can_be_drawn():
     figure = bench_figure(made(states=(*made().states, silent)), [3])
     shown = " ".join(texts(figure))
     assert "the report has no word for it" in shown and "no tag of it" in shown
-    plt.close(figure)
+
+
+def test_an_empty_report_can_be_shown():
+    silent = state("silent", ())
+    data = made(states=(*made().states, silent))
+    content = payload(data)
+    assert content["states"][3]["words"] == []
+    assert content["pairs"][3]["follows"][0]["said"][1]["told"] == "not mentioned"
+    figure = bench_figure(data, [3])
+    assert "the report has no word for it" in " ".join(texts(figure))
 
 
 @pytest.mark.parametrize(

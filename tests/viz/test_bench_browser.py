@@ -177,6 +177,15 @@ def test_keyboard_pins_and_lets_go(page, tmp_path):
     assert page.js(stops) == 1  # from it, Tab leaves the text
 
 
+def test_a_report_may_be_empty(page, tmp_path):
+    opened(page, tmp_path, made(states=(made().states[0], state("silent", ()))))
+    assert now(page)["words"] == [BEFORE.index("effusion"), -1]
+    assert "(empty report)" in text_of(page, f"{HALF.format(2)} .r2g-text")
+    assert "This report is empty." in text_of(page, f"{HALF.format(2)} .r2g-here")
+    point(page, 0, 3)
+    assert now(page)["words"] == [3, -1]
+
+
 def test_a_page_says_why_findings_cannot_be_changed(page, tmp_path):
     opened(page, tmp_path, made())
     assert "where a kernel draws" in text_of(page, ".r2g-nokernel")

@@ -465,7 +465,7 @@ def follow(before: BenchState, after: BenchState, key: str) -> Follow:
     ]
     inside = []
     for state in (before, after):
-        flat = np.asarray(state.attention, dtype=float).reshape(len(state.words), -1)
+        flat = np.asarray(state.attention, dtype=float).reshape(len(state.words), len(covers[0]))
         each = [energy(flat, np.broadcast_to(cover, flat.shape)) for cover in covers]
         inside.append(np.stack(each, axis=1))
     said = statement(before.words, kind), statement(after.words, kind)
@@ -510,6 +510,8 @@ def partners(before: Sequence[str], after: Sequence[str]) -> tuple[list[int], li
 
 def state_payload(state: BenchState, view_names: Sequence[str]) -> dict[str, Any]:
     """One state as plain JSON content."""
+    # An empty report has no map: its place is taken by one that is zero.
+    seen = state.attention if state.words else np.zeros((1, *np.shape(state.attention)[1:]))
     return {
         "title": state.title,
         "views": views_payload(state.views, view_names),
@@ -517,7 +519,7 @@ def state_payload(state: BenchState, view_names: Sequence[str]) -> dict[str, Any
         "sentences": None if state.sentences is None else list(state.sentences),
         "numbers": sentence_numbers(state.words),
         "marks": marks_payload(state.marks),
-        "map": map_payload("attention", state.attention),
+        "map": map_payload("attention", seen),
         "findings": [
             {
                 "key": one.key,
