@@ -10,9 +10,11 @@ changed finding keeps its own dice, too (:class:`Item`): a nodule that grows sta
 that changes sides appears at the mirrored place. Findings that only add an object (effusion,
 nodule, pneumothorax, ...) leave exposure and tone curve exactly as they were
 (``phantom.film.tone_curve``); on the film they change their surroundings alone, through scattered
-radiation and local contrast. Findings that change an organ (heart, inflation, diaphragm, spine)
-move the automatic exposure, and with it, a little, the grey of the whole film: that is part of the
-finding, as on real films.
+radiation and local contrast. Findings that shift a trait of the anatomy (heart, inflation,
+diaphragm, spine; atelectasis, which raises the dome, too) move their neighbours and the automatic
+exposure, and with it, a little, the grey of the whole film: that is part of the finding, as on real
+films. A place in the lung is sought outside of the heart, so a heart that grows may push a nodule
+aside.
 
 **Which road a change takes.** Most decoders of this kit read two things: patch features and tags.
 :meth:`Bench.crossed` lets only one of them change, which says by which of the two the report
@@ -783,19 +785,25 @@ def pick_study(result: RunResult, kinds: Sequence[str] = MOVABLE) -> Study:
 
     Returns:
         Of those studies the one with the fewest other findings (of equals the first); where no
-        report states such a finding, the first study with a finding, else the first of all.
+        report states such a finding, the first study that has one, else the first of all.
 
     Raises:
         KitError: the corpus is not the phantom.
     """
     text = result.text()
-    studies = [text.studies[one] for one in text.split.test]
+    studies = sorted((text.studies[one] for one in text.split.test), key=lambda s: len(s.findings))
+    unstated = None
     for kind in kinds:
-        for study in sorted(studies, key=lambda one: len(one.findings)):
-            patient = bench_patient(study)
-            own = [item for item in patient.items if item.finding.name == kind]
-            stated = statement(result.hypotheses[study.id].split(), kind).polarity == "positive"
-            if len(own) == 1 and own[0].finding.side in _OTHER_SIDE and stated:
+        for study in studies:
+            items = bench_patient(study).items
+            own = [item.finding for item in items if item.finding.name == kind]
+            if len(own) != 1 or own[0].side not in _OTHER_SIDE:
+                continue
+            if statement(result.hypotheses[study.id].split(), kind).polarity == "positive":
                 return study
-    bench_patient(studies[0])
-    return next((study for study in studies if study.findings), studies[0])
+            unstated = unstated or study
+    if unstated is not None:
+        return unstated
+    first = text.studies[text.split.test[0]]
+    bench_patient(first)
+    return first

@@ -304,7 +304,7 @@ class Rate:
 
     def __str__(self) -> str:
         if not self.of:
-            return "none to follow"
+            return "0/0"
         low, high = self.interval
         return f"{self.count}/{self.of} = {self.share:.0%} [{low:.0%}, {high:.0%}]"
 

@@ -8,6 +8,7 @@ import pytest
 from scipy.ndimage import binary_dilation
 
 from r2genkit.errors import KitError
+from r2genkit.experiments import bench as bench_module
 from r2genkit.experiments import bench_follow, run
 from r2genkit.experiments.bench import (
     ONE_SIZE,
@@ -36,7 +37,14 @@ from r2genkit.phantom import (
 from r2genkit.phantom.findings import _TRAITS, OBJECT_TYPES
 from r2genkit.phantom.projection import own_integral
 from r2genkit.study import Study, View
-from r2genkit.viz.widgets.bench import bench_figure, follow, patch_cover, payload, statement
+from r2genkit.viz.widgets.bench import (
+    Statement,
+    bench_figure,
+    follow,
+    patch_cover,
+    payload,
+    statement,
+)
 
 SIZE = 112
 
@@ -125,6 +133,17 @@ def test_an_object_changes_its_surroundings_alone(kind):
         else:
             assert moved[far].max(initial=0) <= (8 if kind == "pneumothorax" else 3)
         assert moved[~far].max() > 3  # the finding itself is there
+
+
+def test_an_organ_moves_the_exposure_of_the_whole_film():
+    """A large heart is seen by the automatic exposure: far from it greys move, a little."""
+    without = empty()
+    own = without.with_added("cardiomegaly", severity="severe")
+    mask = own.masks(SIZE)["+1"][0]
+    films = [patient.films(SIZE)[0].astype(int) for patient in (without, own)]
+    far = ~binary_dilation(mask, iterations=SIZE // 7)
+    moved = np.abs(films[1] - films[0])[far]
+    assert (moved > 1).mean() > 0.05 and moved.max() <= 20
 
 
 def test_nothing_is_left_of_a_finding_that_comes_and_goes():
@@ -370,34 +389,29 @@ def test_a_model_that_does_not_look_is_refused(bench, monkeypatch):
 
 def test_the_study_picked_states_what_can_be_moved(finished, monkeypatch):
     text = finished.text()
-    one_sided = [
-        (study, finding)
-        for study in (text.studies[one] for one in text.split.test)
-        for finding in study.findings
-        if len(finding.sides) == 1 and [f.name for f in study.findings].count(finding.name) == 1
-    ]
-    study, finding = one_sided[-1]
-    reports = dict.fromkeys(text.split.test, "the lungs are clear .")
-    monkeypatch.setattr(bench_module_statement(), "statement", said_of(study.id, finding.name))
-    reports[study.id] = f"{study.id} ."
-    changed = replace(finished, hypotheses=reports)
-    assert pick_study(changed, [finding.name]) is text.studies[study.id]
-    assert pick_study(changed, []).findings  # nobody states anything: one with a finding
+    studies = [text.studies[one] for one in text.split.test]
 
+    def movable(study):
+        patient = bench_patient(study)
+        names = [item.finding.name for item in patient.items]
+        return [
+            item.finding.name
+            for item in patient.items
+            if item.finding.side in ("left", "right") and names.count(item.finding.name) == 1
+        ]
 
-def bench_module_statement():
-    from r2genkit.experiments import bench
+    rich = max((study for study in studies if movable(study)), key=lambda s: len(s.findings))
+    kind = movable(rich)[0]
 
-    return bench
+    def only_of(words, name):
+        return Statement("positive" if (words[0], name) == (rich.id, kind) else "absent")
 
-
-def said_of(study, kind):
-    from r2genkit.viz.widgets.bench import Statement
-
-    def statement_of(words, name):
-        return Statement("positive" if (words[0], name) == (study, kind) else "absent")
-
-    return statement_of
+    monkeypatch.setattr(bench_module, "statement", only_of)
+    named = replace(finished, hypotheses={study.id: f"{study.id} ." for study in studies})
+    assert pick_study(named, [kind]) is rich  # the only one that states it, whatever else it has
+    silent = replace(finished, hypotheses={study.id: "clear ." for study in studies})
+    assert kind in movable(pick_study(silent, [kind]))
+    assert pick_study(silent, []) is studies[0]
 
 
 # --- many studies -------------------------------------------------------------------------------
@@ -414,7 +428,7 @@ def test_wilson_is_the_set_of_shares_that_the_count_does_not_contradict():
                 left = (end - count / total) ** 2
                 assert left == pytest.approx(z**2 * end * (1 - end) / total)
     assert np.isnan(wilson(0, 0)).all()
-    assert str(Rate(0, 0)) == "none to follow" and str(Rate(1, 2)).startswith("1/2 = 50% [")
+    assert str(Rate(0, 0)) == "0/0" and str(Rate(1, 2)).startswith("1/2 = 50% [")
 
 
 @pytest.fixture
@@ -506,7 +520,6 @@ def test_rates_count_what_was_asked():
 
 def test_attention_of_a_flip_is_measured_in_both_places(finished, monkeypatch):
     """With statements forced, the shares are those of the maps and masks of the bench."""
-    from r2genkit.viz.widgets.bench import Statement
 
     def forced(words, kind):
         return Statement("positive", (0,), 0, ("left",)) if words else Statement("absent")

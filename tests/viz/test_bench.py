@@ -378,3 +378,49 @@ def test_importing_it_loads_no_model_code():
 def test_statements_are_compared_by_what_they_say():
     assert bench.STATEMENTS[Statement("absent").polarity] == "not mentioned"
     assert set(bench.STATEMENTS) == {"positive", "uncertain", "negative", "absent"}
+
+
+# --- rates --------------------------------------------------------------------------------------
+
+
+def test_rates_are_drawn_where_they_are():
+    pd = pytest.importorskip("pandas")
+    from r2genkit.experiments.bench_follow import Rate
+    from r2genkit.viz.bench import rates_figure
+
+    def line(kind, change, **rates):
+        return {"kind": kind, "change": change, "trials": 8, "others": 1.0} | rates
+
+    names = ("tag", "report", "only tags", "only patches")
+    rates = pd.DataFrame(
+        [
+            line("effusion", "remove", **dict(zip(names, map(Rate, (4, 3, 3, 0), (4, 4, 4, 4))))),
+            line("all", "remove", **dict(zip(names, map(Rate, (4, 3, 3, 0), (4, 4, 4, 4))))),
+            line("effusion", "add", **dict(zip(names, map(Rate, (1, 0, 0, 0), (5, 0, 5, 5))))),
+        ]
+    )
+    titles = {"effusion": "pleural effusion"}
+    figure = rates_figure(rates, titles=titles)
+    removed, added = figure.axes
+
+    def drawn(axis, count):
+        """Lines of so many points, from above."""
+        lines = [one for one in axis.lines if len(one.get_xdata()) == count]
+        return [tuple(one.get_xdata()) for one in sorted(lines, key=lambda one: one.get_ydata()[0])]
+
+    def spans(axis):
+        return [span for span in drawn(axis, 2) if span != (0, 1)]  # without lines between rows
+
+    assert drawn(removed, 1) == [(1,), (0.75,), (0.75,), (0,)] * 2
+    ends = [Rate(4, 4), Rate(3, 4), Rate(3, 4), Rate(0, 4)]
+    assert spans(removed) == [rate.interval for rate in ends] * 2
+    # Nothing to follow: no mark of the report, three of the others.
+    assert drawn(added, 1) == [(0.2,), (0,), (0,)]
+    assert [text.get_text() for text in removed.get_yticklabels()] == [
+        "pleural effusion\n(n = 4)",
+        "all of them\n(n = 4)",
+    ]
+    assert any("synthetic" in text.get_text() for text in figure.texts)
+    assert not rates_figure(rates, titles=titles, synthetic=False).texts
+    with pytest.raises(KitError, match="no rates to draw"):
+        rates_figure(rates.iloc[:0])

@@ -305,3 +305,9 @@ def test_inside_jupyterlab_the_kernel_draws_and_reads(lab):
     assert tab.js(seen)["title"] == "effusion on the left"
     tab.hover(".r2g-both .r2g-report:nth-child(2) .r2g-word", 0)
     assert tab.js(seen)["words"][1] == 0
+    # Its keys are its own: JupyterLab neither edits the cell nor leaves it.
+    tab.click(".r2g-both .r2g-report:nth-child(2) .r2g-word", 0)
+    tab.key("ArrowRight")
+    tab.key("Enter")
+    assert (tab.js(seen)["words"][1], tab.js(seen)["pinned"]) == (1, True)
+    assert tab.js("document.activeElement.dataset.word") == "1"

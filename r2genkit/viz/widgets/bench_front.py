@@ -577,7 +577,7 @@ class BenchView {
 }
 
 function draw(root, data, ask, tell) {
-  root.replaceChildren();
+  root.setAttribute("data-lm-suppress-shortcuts", "true"); // arrow keys of JupyterLab would leave the cell
   const bench = new BenchView(root, data, ask, tell);
   return {
     state: () => bench.state(),
