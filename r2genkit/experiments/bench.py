@@ -27,7 +27,7 @@ import dataclasses
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -509,6 +509,12 @@ class Bench:
                 "take another run, such as one of 03_show_attend_tell or 07_cmn"
             )
 
+    @property
+    def called_at(self) -> float:
+        """Tag probability from which the classifier says yes."""
+        config = self.system.recipe.tags
+        return 0.5 if config is None else config.called_at
+
     def read(self, patient: BenchPatient) -> Reading:
         """Draw a patient and let the model read the films; remembered.
 
@@ -686,7 +692,7 @@ class Bench:
         self,
         key: str | None = None,
         *,
-        added: BenchPatient | None = None,
+        systems: Sequence[str] = (),
         notes: Sequence[str] = (),
     ) -> BenchData:
         """Everything the widget shows, with variants of one finding computed beforehand.
@@ -694,6 +700,7 @@ class Bench:
         Args:
             key: which finding; default: :meth:`main_finding`. Of a patient without findings, a
                 right pleural effusion is added in one further state.
+            systems: names of all systems that :func:`answers` can let read the patient.
             notes: sentences below the title.
 
         Raises:
@@ -706,15 +713,15 @@ class Bench:
             new = self.original.with_added("effusion", "right")
             key = new.items[-1].key
             patients = {"as it is": self.original, "with pleural effusion on the right": new}
-        config = self.system.recipe.tags
         return BenchData(
             title=f"The phantom bench: study {self.study.id}",
             states=tuple(self.state(patient, title) for title, patient in patients.items()),
             view_names=tuple(PROJECTIONS),
             focus=key,
             system=self.name,
+            systems=tuple(systems),
             kinds=self.kinds(),
-            called_at=0.5 if config is None else config.called_at,
+            called_at=self.called_at,
             synthetic=True,
             notes=tuple(notes),
         )
@@ -774,6 +781,41 @@ class Bench:
         parts = self.read(patient).seconds
         whole = time.perf_counter() - start
         return answer | {"seconds": {**parts, "whole": whole}}
+
+
+def answers(benches: Sequence[Bench]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """What a widget with several systems asks: as :meth:`Bench.answer`, of the system it names.
+
+    Of any but the first system the answer also holds "first", the unchanged patient as this system
+    reads it, and "called_at", the tag probability from which its classifier says yes.
+
+    Args:
+        benches: the same study before several systems; the first one made the widget's data.
+
+    Raises:
+        KitError: no bench, different studies, or two systems of one name.
+    """
+    named = {bench.name: bench for bench in benches}
+    if not benches or len(named) < len(benches):
+        raise KitError("the bench needs at least one system, and systems of different names.")
+    if len({bench.original for bench in benches}) > 1:
+        raise KitError("systems can be compared on one patient only: give benches of one study.")
+
+    def answer(question: Mapping[str, Any]) -> dict[str, Any]:
+        name = question.get("system") or benches[0].name
+        if name not in named:
+            raise KitError(f"no system on this bench is called {name!r}: {', '.join(named)} are.")
+        bench = named[name]
+        found = bench.answer(question)
+        if bench is benches[0]:
+            return found
+        first = bench.state(bench.original, "as it is")
+        return found | {
+            "first": state_payload(first, PROJECTIONS),
+            "called_at": bench.called_at,
+        }
+
+    return answer
 
 
 def pick_study(result: RunResult, kinds: Sequence[str] = MOVABLE) -> Study:

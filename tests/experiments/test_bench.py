@@ -14,6 +14,7 @@ from r2genkit.experiments.bench import (
     ONE_SIZE,
     Bench,
     BenchPatient,
+    answers,
     bench_patient,
     choices,
     pick_study,
@@ -344,6 +345,28 @@ def test_a_wrong_question_gets_one_sentence(bench):
     ):
         with pytest.raises(KitError, match=told):
             bench.answer({"findings": findings})
+
+
+def test_several_systems_answer_by_name(bench):
+    other = Bench(bench.system, bench.study, name="other")
+    answer = answers([bench, other])
+    wanted = bench.original.with_added("pneumothorax", "right")
+    question = {"findings": asked(wanted), "title": "more"}
+    assert "first" not in answer(question | {"system": ""}) | answer(question | {"system": "tiny"})
+    got = answer(question | {"system": "other"})
+    assert got["first"]["words"] == list(other.read(other.original).words)
+    assert got["called_at"] == bench.system.recipe.tags.called_at
+    assert got["state"] == other.answer(question)["state"]
+    with pytest.raises(KitError, match="called 'third': tiny, other are"):
+        answer(question | {"system": "third"})
+    for benches, told in (
+        ([], "at least one system"),
+        ([bench, bench], "different names"),
+        ([bench, Bench(bench.system, study_of(Patient("x", (), 0)), name="x")], "one study"),
+    ):
+        with pytest.raises(KitError, match=told):
+            answers(benches)
+    assert payload(bench.data(systems=["tiny", "other"]))["systems"] == ["tiny", "other"]
 
 
 def test_the_variants_stand_in_the_data(bench):

@@ -4,12 +4,18 @@ import base64
 import dataclasses
 import json
 import re
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
+import traitlets
 
 from r2genkit.errors import KitError
 from r2genkit.metrics.findings import default_labeler
+from r2genkit.viz.bench import rates_figure
 from r2genkit.viz.widgets import bench
 from r2genkit.viz.widgets.bench import (
     FRONT,
@@ -231,6 +237,7 @@ def test_a_state_whose_parts_do_not_fit_is_refused(changes, told):
         ({"focus": "9"}, "no state draws the finding '9'"),
         ({"view_names": ("frontal",)}, "same views"),
         ({"states": made().states[:1] * 2}, "same title"),
+        ({"systems": ("other", "reader")}, "name it first"),
     ],
 )
 def test_a_bench_whose_states_do_not_fit_is_refused(changes, told):
@@ -273,13 +280,16 @@ def test_no_text_ends_the_script():
 
 
 def test_the_widget_says_how_to_get_what_it_needs(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "anywidget", None)
+    monkeypatch.setitem(sys.modules, "anywidget", None)
     with pytest.raises(KitError, match=r"pip install 'r2genkit\[widgets\]'"):
         bench_widget(made())
 
 
-def test_the_widget_hands_questions_to_python():
-    pytest.importorskip("anywidget")
+def test_the_widget_hands_questions_to_python(monkeypatch):
+    class AnyWidget(traitlets.HasTraits):
+        """Its traits without its front end."""
+
+    monkeypatch.setitem(sys.modules, "anywidget", SimpleNamespace(AnyWidget=AnyWidget))
     asked = []
 
     def answer(question):
@@ -368,9 +378,6 @@ def test_a_figure_of_nothing_is_refused(data, states, told):
 
 
 def test_importing_it_loads_no_model_code():
-    import subprocess
-    import sys
-
     code = "import sys; import r2genkit.viz.widgets.bench; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -384,9 +391,7 @@ def test_statements_are_compared_by_what_they_say():
 
 
 def test_rates_are_drawn_where_they_are():
-    pd = pytest.importorskip("pandas")
-    from r2genkit.experiments.bench_follow import Rate
-    from r2genkit.viz.bench import rates_figure
+    from r2genkit.experiments.bench_follow import Rate  # brings torch
 
     def line(kind, change, **rates):
         return {"kind": kind, "change": change, "trials": 8, "others": 1.0} | rates

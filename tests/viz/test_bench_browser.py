@@ -250,9 +250,19 @@ from r2genkit.errors import KitError
 from r2genkit.viz.widgets.bench import bench_widget, pair_payload, state_payload
 from tests.viz.made_bench import BEFORE, effusion, made, state, box
 
-data = made()
+data = made(systems=("reader", "parrot"))
 
 def answer(question):
+    if question["system"] == "parrot":
+        first = state("as it is", BEFORE[:8], effusion("right", box(0, 0, 9, 0, 9)), seed=30)
+        after = dataclasses.replace(first, title=question["title"])
+        return {
+            "first": state_payload(first, ("frontal", "lateral")),
+            "state": state_payload(after, ("frontal", "lateral")),
+            "pair": pair_payload(first, after),
+            "called_at": 0.2,
+            "seconds": {"whole": 0.1, "render": 0, "masks": 0, "encode": 0, "decode": 0},
+        }
     drawn = [one for one in question["findings"] if one["kind"] == "effusion"]
     if len(drawn) > 1:
         raise KitError("two effusions are one too many: remove one.")
@@ -311,3 +321,25 @@ def test_inside_jupyterlab_the_kernel_draws_and_reads(lab):
     tab.key("Enter")
     assert (tab.js(seen)["words"][1], tab.js(seen)["pinned"]) == (1, True)
     assert tab.js("document.activeElement.dataset.word") == "1"
+    # Another system reads the same patient: both columns are its own, as is the line of its tags.
+    source = "document.querySelectorAll('.r2g-both img')[0].src"
+    own = tab.js(source)
+
+    def reports_by(number):
+        tab.js(
+            f"(() => {{ const s = document.querySelector('.r2g-system'); s.value = '{number}';"
+            "s.dispatchEvent(new Event('change')); })()"
+        )
+        tab.wait(f"{seen}.system === {number} && !{seen}.busy")
+
+    reports_by(1)
+    assert tab.js(source) != own
+    assert tab.js("document.querySelectorAll('.r2g-both .r2g-text')[0].textContent").split() == (
+        [*BEFORE[:6], "effusion+", "."]
+    )
+    assert tab.js("document.querySelector('.r2g-facts u').style.left") == "20%"
+    tab.click(".r2g-variants button", 2)  # it is the parrot that answers, not the state of before
+    tab.wait(f"{seen}.title === 'without pleural effusion' && !{seen}.busy")
+    assert tab.js(seen)["variant"] == -1
+    reports_by(0)
+    assert (tab.js(seen)["variant"], tab.js(source)) == (2, own)

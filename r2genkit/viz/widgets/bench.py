@@ -278,6 +278,7 @@ class BenchData:
         view_names: V names.
         focus: key of the finding that the variants are about.
         system: who writes the reports.
+        systems: who else may write them where a kernel answers; ``system`` first. Empty: only one.
         kinds: what may be added, or chosen of what is there, by a kernel.
         called_at: tag probability from which the classifier says yes.
         synthetic: whether the images are rendered; the page then says so.
@@ -292,6 +293,7 @@ class BenchData:
     view_names: tuple[str, ...]
     focus: str
     system: str = "report"
+    systems: tuple[str, ...] = ()
     kinds: tuple[BenchKind, ...] = ()
     called_at: float = 0.5
     synthetic: bool = True
@@ -309,6 +311,10 @@ class BenchData:
             raise KitError(f"no state draws the finding {self.focus!r} that the bench is about.")
         if len({state.title for state in self.states}) < len(self.states):
             raise KitError("two states of the bench have the same title: they would look alike.")
+        if self.systems and self.systems[0] != self.system:
+            raise KitError(
+                f"the bench shows reports of {self.system!r}: name it first among its systems."
+            )
 
 
 # --- what followed ------------------------------------------------------------------------------
@@ -592,6 +598,7 @@ def payload(data: BenchData) -> dict[str, Any]:
         "notes": list(data.notes),
         "opacity": OPACITY,
         "system": data.system,
+        "systems": list(data.systems),
         "focus": data.focus,
         "called_at": data.called_at,
         "colours": [OLD_COLOUR, NEW_COLOUR],

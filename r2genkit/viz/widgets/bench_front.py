@@ -234,7 +234,8 @@ class BenchView {
   constructor(root, data, ask, tell) {
     Object.assign(this, { root, data, ask, tell, focus: data.focus, pinned: false, busy: false, error: "" });
     this.settings = { opacity: data.opacity, smooth: true };
-    this.first = data.states[0];
+    this.system = 0;
+    this.from(data.states[0]);
     this.now = { state: data.states[0], pair: data.pairs[0] };
     this.variant = 0;
     this.drawn = 0;
@@ -289,7 +290,7 @@ class BenchView {
       sample.style.borderTopColor = this.data.colours[i];
       return make("span", { class: "r2g-key" }, sample, text);
     };
-    this.root.append(...heading(this.data), make("p", { class: "r2g-note" }, `Reports: ${this.data.system}.`),
+    this.root.append(...heading(this.data), this.reporters(),
       make("fieldset", {}, make("legend", {}, "Computed beforehand"),
         make("div", { class: "r2g-variants", role: "group", "aria-label": "states computed beforehand" }, ...this.buttons)),
       make("fieldset", { class: this.ask ? "r2g-live" : null }, make("legend", {}, "Findings of this patient"), this.list,
@@ -309,6 +310,15 @@ class BenchView {
         + "Point at a word: both reports show where the model looked for it; a click or Enter pins it, Escape lets it go. "
         + "The nearer a look is to even, the fainter it is drawn: nothing at 1 \u00d7, all of it from 2 \u00d7 on. "
         + "Attention is what was read, not what a word depends on: for that, compare the two last lines of the table."));
+  }
+
+  // Who writes the reports: another system only where a kernel can ask it.
+  reporters() {
+    if (this.data.systems.length < 2 || !this.ask) return make("p", { class: "r2g-note" }, `Reports: ${this.data.system}.`);
+    this.chooser = make("select", { class: "r2g-system", "aria-label": "system that writes the reports" },
+      ...this.data.systems.map((name, i) => make("option", { value: i }, name)));
+    this.chooser.addEventListener("change", () => this.want(this.wanted, this.focus, Number(this.chooser.value)));
+    return make("p", { class: "r2g-choice" }, "reports: ", this.chooser);
   }
 
   // --- the list of findings
@@ -417,12 +427,11 @@ class BenchView {
   }
 
   // A list of findings: from what is there, else from the kernel.
-  async want(findings, focus) {
-    const before = { wanted: this.wanted, focus: this.focus };
-    this.wanted = findings;
-    this.focus = focus;
+  async want(findings, focus, system = this.system) {
+    const before = { wanted: this.wanted, focus: this.focus, system: this.system };
+    Object.assign(this, { wanted: findings, focus, system });
     this.fail("");
-    const known = this.data.states.findIndex((state) => this.sorted(state.findings) === this.sorted(findings));
+    const known = system ? -1 : this.data.states.findIndex((state) => this.sorted(state.findings) === this.sorted(findings));
     if (known >= 0) {
       this.choose(known, focus);
       return;
@@ -430,9 +439,10 @@ class BenchView {
     this.wait(true);
     this.list_();
     try {
-      const answer = await this.ask({ findings, title: this.titleOf(findings) });
+      const answer = await this.ask({ findings, title: this.titleOf(findings), system: this.data.systems[system] || "" });
       if (!answer) return; // a newer question waits
       this.variant = -1;
+      this.from(answer.first || this.data.states[0], answer.called_at);
       this.wait(false);
       this.show(answer);
       const s = answer.seconds;
@@ -441,6 +451,7 @@ class BenchView {
     } catch (error) {
       this.wait(false);
       Object.assign(this, before);
+      if (this.chooser) this.chooser.value = String(this.system);
       this.list_();
       this.fail(error.message);
     }
@@ -459,7 +470,18 @@ class BenchView {
     if (text) this.status.textContent = "";
   }
 
+  // The unchanged patient, as the system that writes now reads it.
+  from(first, calledAt = this.data.called_at) {
+    this.first = first;
+    this.calledAt = calledAt;
+  }
+
   choose(index, focus = this.data.focus) {
+    if (this.system) { // what came with the widget was written by the first system
+      this.want(this.data.states[index].findings.map(asked), focus);
+      return;
+    }
+    this.from(this.data.states[0]);
     this.variant = index;
     this.wanted = this.data.states[index].findings.map(asked);
     this.focus = focus;
@@ -511,7 +533,7 @@ class BenchView {
       const fill = make("i");
       fill.style.width = percent(tag[0]).replace("\u202f", "");
       const limit = make("u");
-      limit.style.left = `${100 * this.data.called_at}%`;
+      limit.style.left = `${100 * this.calledAt}%`;
       return make("span", {}, make("span", { class: "r2g-bar", "aria-hidden": "true" }, fill, limit),
         `${tag[0].toFixed(2)} (told ${tag[1].toFixed(2)})`);
     };
@@ -572,7 +594,7 @@ class BenchView {
   state() {
     return { title: this.now.state.title, variant: this.variant, focus: this.focus, pinned: this.pinned,
       words: this.halves.map((half) => half.word), busy: this.busy, error: this.error, findings: this.wanted,
-      verdict: this.follow ? this.follow.verdict : "", drawn: this.drawn };
+      verdict: this.follow ? this.follow.verdict : "", system: this.system, drawn: this.drawn };
   }
 }
 
