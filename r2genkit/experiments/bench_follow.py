@@ -174,7 +174,7 @@ def follow_trials(
         those drawn; None where it is not stated); "others" (how many other finding types are stated
         now and were not, or the reverse), "others_called" (the same of tags); of flips that are
         stated before and after "old_before", "old_after", "new_before", "new_after": share of the
-        word's attention in the old and the new place; else NaN.
+        attention of its words (their mean) in the old and the new place; else NaN.
 
     Raises:
         KitError: a study that is not of the phantom, a model without attention, or nothing to try.

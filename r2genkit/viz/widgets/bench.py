@@ -757,7 +757,7 @@ def bench_figure(data: BenchData, states: Sequence[int] | None = None) -> Figure
             if moved:
                 places.insert(0, ("old", 0, found.chance[0]))
             shares = [
-                f"{found.word_inside(True, bool(which)):.0%} in {name} place (even: {even:.0%})"
+                f"{found.inside[1][word, which]:.0%} in {name} place (even: {even:.0%})"
                 for name, which, even in places
                 if np.isfinite(even)
             ]

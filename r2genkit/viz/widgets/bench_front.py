@@ -12,6 +12,8 @@ STYLE = r"""
 .r2g-bench .r2g-name { display: flex; gap: .45rem; align-items: baseline; overflow-wrap: anywhere; cursor: pointer; }
 .r2g-bench select { font: inherit; width: 100%; min-width: 0; padding: .15rem .2rem; color: inherit; background: #fff;
   border: 1px solid #888; border-radius: 4px; }
+.r2g-bench select.r2g-system { width: auto; max-width: 100%; }
+.r2g-bench .r2g-key .r2g-sentence { margin: 0 .3rem; }
 .r2g-bench select:disabled { color: #555; background: #f4f4f4; border-color: #ccc; }
 .r2g-bench .r2g-one { color: #666; padding: 0 .3rem; }
 .r2g-bench .r2g-add { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; margin-top: .5rem; font-size: .9rem; }
@@ -309,7 +311,7 @@ class BenchView {
         "Body, pose, film, noise and all other findings are drawn from the same random numbers before and after, and so is the finding itself. "
         + "Point at a word: both reports show where the model looked for it; a click or Enter pins it, Escape lets it go. "
         + "The nearer a look is to even, the fainter it is drawn: nothing at 1 \u00d7, all of it from 2 \u00d7 on. "
-        + "Attention is what was read, not what a word depends on: for that, compare the two last lines of the table."));
+        + "Attention is what was read, not what a word depends on: for that, see the last lines of the table, where a model reads tags."));
   }
 
   // Who writes the reports: another system only where a kernel can ask it.
@@ -549,7 +551,7 @@ class BenchView {
     ["old", "new"].forEach((name, i) => {
       if (follow.chance[i] === null || (same && i === 0)) return;
       const inside = HALVES.map((_, half) => meanOf(follow.said[half].words.map((t) => follow.inside[half][t]), i));
-      rows.push(row(`its word\u2019s attention in ${same ? "its" : `the ${name}`} place (even: ${share(follow.chance[i])})`,
+      rows.push(row(`attention of its words in ${same ? "its" : `the ${name}`} place (even: ${share(follow.chance[i])})`,
         inside.map((value) => (value === null ? "no word" : share(value)))));
     });
     if (follow.roads) {
