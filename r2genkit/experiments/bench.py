@@ -100,6 +100,11 @@ ONE_SIZE = frozenset(
 _SEVERITIES = tuple(SHIFT)
 
 
+def uncoded(kind: str) -> str:
+    """The severity that a finding without any is drawn as; "" for effusions, which are smaller."""
+    return "" if kind == "effusion" else "moderate"
+
+
 # --- what may be chosen -------------------------------------------------------------------------
 
 
@@ -647,11 +652,8 @@ class Bench:
             moved = self.original.mirrored(key)
             found[f"{title} on the {moved.item(key).finding.side}"] = moved
         for severity in allowed.severities:
-            # Not coded is drawn like moderate, except for an effusion.
-            same = {finding.severity, "moderate" if finding.severity is None else None}
-            if finding.name == "effusion":
-                same = {finding.severity}
-            if severity is not None and severity not in same:
+            coded = finding.severity or uncoded(finding.name)
+            if severity not in (None, coded):
                 found[f"{severity} {title}"] = self.original.change(key, severity=severity)
         if allowed.severities == (None,):
             taken = {
@@ -683,6 +685,7 @@ class Bench:
                     new.side,
                     new.place,
                     new.severity,
+                    uncoded(kind),
                     kind in told,
                 )
             )

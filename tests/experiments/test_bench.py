@@ -18,6 +18,7 @@ from r2genkit.experiments.bench import (
     bench_patient,
     choices,
     pick_study,
+    uncoded,
 )
 from r2genkit.experiments.bench_follow import (
     Rate,
@@ -205,8 +206,15 @@ def test_every_choice_changes_the_film(kind):
         if allowed.places[side]
     ]
     assert differ(sides)
-    if kind in ONE_SIZE:
-        (item,) = base.items
+    (item,) = base.items
+    if kind not in ONE_SIZE:
+        none = replace(item, finding=replace(item.finding, severity=None))
+        bare = BenchPatient(base.patient, (none,)).films(64)
+        for severity in allowed.severities:
+            films = base.change("+1", severity=severity).films(64)
+            same = all(np.array_equal(a, b) for a, b in zip(bare, films))
+            assert same == (severity == uncoded(kind))
+    else:
         severe = replace(item, finding=replace(item.finding, severity="severe"))
         same = BenchPatient(base.patient, (severe,))
         assert all(np.array_equal(a, b) for a, b in zip(base.films(64), same.films(64)))

@@ -72,10 +72,10 @@ def made(**options):
     sides = ("left", "right", "bilateral")
     kinds = (
         BenchKind("effusion", "pleural effusion", sides, dict.fromkeys(sides, ("",)),
-                  ("mild", "moderate", "large"), "bilateral", "", "moderate"),
+                  ("mild", "moderate", "large"), "bilateral", "", "moderate", ""),
         BenchKind("nodule", "nodule or mass", ("left", "right"),
                   {"left": ("lingula", "apex"), "right": ("middle lobe", "apex")},
-                  ("mild", "large"), "right", "apex", "mild", False),
+                  ("mild", "large"), "right", "apex", "mild", tag=False),
     )  # fmt: skip
     states = (
         state("as it is", BEFORE, effusion("right", RIGHT)),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from r2genkit.viz.widgets.bench import bench_html, follow, statement
 from r2genkit.viz.widgets.parts import OPACITY
-from tests.viz.made_bench import AFTER, BEFORE, GONE, GRID, hot, made, state
+from tests.viz.made_bench import AFTER, BEFORE, GONE, GRID, RIGHT, effusion, hot, made, state
 
 pytestmark = pytest.mark.slow
 
@@ -175,6 +175,27 @@ def test_keyboard_pins_and_lets_go(page, tmp_path):
     assert not now(page)["pinned"]
     stops = f"document.querySelectorAll('{HALF.format(2)} .r2g-text [tabindex=\"0\"]').length"
     assert page.js(stops) == 1  # from it, Tab leaves the text
+
+
+@pytest.mark.parametrize(
+    ("uncoded", "offered"),
+    [
+        ("", ["not coded", "mild", "moderate", "large"]),
+        ("moderate", ["not coded", "mild", "large"]),
+    ],
+)
+def test_only_what_changes_something_is_offered(page, tmp_path, uncoded, offered):
+    kinds = (dataclasses.replace(made().kinds[0], uncoded=uncoded),)
+    first = state("as it is", BEFORE, effusion("right", RIGHT, None))
+    large = state("large", BEFORE, effusion("right", RIGHT, "large"))
+    opened(page, tmp_path, made(states=(first, large), kinds=kinds))
+    options = (
+        "Array.from(document.querySelectorAll('[data-what=%s]'),"
+        "(s) => Array.from(s.options, (o) => o.text))"
+    )
+    assert page.js(options % "severity") == [offered]  # the way back to the code is there, too
+    assert page.js(options % "side") == [["left", "right", "bilateral"]]
+    assert page.js(options % "place") == []  # there is but one
 
 
 def test_a_report_may_be_empty(page, tmp_path):

@@ -153,6 +153,7 @@ class BenchKind:
         name, title: type and plain name.
         sides: what may be chosen; places: by side; severities: None where there is one size.
         side, place, severity: what it has when it is added.
+        uncoded: the severity that one without any is drawn as; "" if as none of them.
         tag: whether the model is told of it.
     """
 
@@ -164,6 +165,7 @@ class BenchKind:
     side: str
     place: str
     severity: str | None
+    uncoded: str = "moderate"
     tag: bool = True
 
 
@@ -610,6 +612,7 @@ def payload(data: BenchData) -> dict[str, Any]:
                 "places": {side: list(places) for side, places in kind.places.items()},
                 "severities": list(kind.severities),
                 "start": {"side": kind.side, "place": kind.place, "severity": kind.severity},
+                "uncoded": kind.uncoded,
                 "tag": kind.tag,
             }
             for kind in data.kinds

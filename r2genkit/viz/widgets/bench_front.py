@@ -349,8 +349,16 @@ class BenchView {
     radio.checked = key === this.focus;
     radio.addEventListener("change", () => this.look(key));
     const kind = this.kinds.get(one.kind);
+    const was = this.first.findings.find((own) => own.key === key);
+    // What the code said stays on offer; a choice that would change nothing does not.
+    const offered = (what, values) => {
+      if (values.length < 2) return [one[what]];
+      const extra = was && !values.includes(was[what]) && (what !== "place" || was.side === one.side) ? [was[what]] : [];
+      const all = [...extra, ...values.filter((value) => !(extra.includes(null) && value === kind.uncoded))];
+      return all.includes(one[what]) ? all : [one[what], ...all];
+    };
     const cell = (what, values, show = named) => {
-      const known = values.includes(one[what]) ? values : [one[what], ...values];
+      const known = offered(what, values);
       if (known.length < 2 || gone) {
         return make("span", { class: "r2g-one" }, known[0] === null || (what === "place" && known[0] === "") ? "" : show(one[what]));
       }
