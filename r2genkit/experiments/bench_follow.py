@@ -34,6 +34,7 @@ from r2genkit.experiments.bench import (
 from r2genkit.experiments.private_set import _joined
 from r2genkit.experiments.trained import TrainedSystem
 from r2genkit.images import resize
+from r2genkit.intervals import wilson
 from r2genkit.metrics.faithfulness import energy
 from r2genkit.metrics.findings import default_labeler
 from r2genkit.seeds import numpy_rng
@@ -44,24 +45,6 @@ KINDS = (*MOVABLE, "cardiomegaly")
 """Finding types of :func:`follow_trials`: frequent enough, and each in a place of its own."""
 
 _AT_ONCE = 32  # patients per minibatch
-
-
-def wilson(count: int, total: int) -> tuple[float, float]:
-    """95 % interval of a share of ``total`` independent trials (Wilson 1927); NaN without any.
-
-    Unlike the textbook interval it stays within 0 and 1, and has a width where none or all count.
-    """
-    if total == 0:
-        return (float("nan"), float("nan"))
-    z = 1.959963984540054
-    share = count / total
-    middle = share + z * z / (2 * total)
-    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total**2))
-    scale = 1 + z * z / total
-    # Rounding would leave a hair between the end and a share of exactly 0 or 1.
-    low = 0.0 if count == 0 else (middle - half) / scale
-    high = 1.0 if count == total else (middle + half) / scale
-    return (low, high)
 
 
 @dataclass

@@ -26,7 +26,6 @@ from r2genkit.experiments.bench_follow import (
     follow_trials,
     rates_table,
     side_rates,
-    wilson,
 )
 from r2genkit.metrics.faithfulness import energy
 from r2genkit.phantom import (
@@ -448,20 +447,6 @@ def test_the_study_picked_states_what_can_be_moved(finished, monkeypatch):
 # --- many studies -------------------------------------------------------------------------------
 
 
-def test_wilson_is_the_set_of_shares_that_the_count_does_not_contradict():
-    """Its ends solve (p - x/n)^2 = z^2 p (1 - p) / n."""
-    z = 1.959963984540054
-    for count, total in ((0, 5), (3, 7), (10, 10), (40, 90)):
-        low, high = wilson(count, total)
-        assert 0 <= low <= count / total <= high <= 1
-        for end in (low, high):
-            if 0 < end < 1:
-                left = (end - count / total) ** 2
-                assert left == pytest.approx(z**2 * end * (1 - end) / total)
-    assert np.isnan(wilson(0, 0)).all()
-    assert str(Rate(0, 0)) == "0/0" and str(Rate(1, 2)).startswith("1/2 = 50% [")
-
-
 @pytest.fixture
 def trials(finished):
     if "trials" not in _KEPT:
@@ -587,3 +572,7 @@ def test_attention_of_a_flip_is_measured_in_both_places(finished, monkeypatch):
 def test_nothing_to_try_is_said(finished):
     with pytest.raises(KitError, match="no study to change"):
         follow_trials(_KEPT["system"], [], kinds=("effusion",))
+
+
+def test_a_rate_names_its_counts():
+    assert str(Rate(0, 0)) == "0/0" and str(Rate(1, 2)).startswith("1/2 = 50% [")

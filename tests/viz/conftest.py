@@ -26,6 +26,10 @@ BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 LIMIT_S = 120
+_KEYS = {
+    "Enter": 13, "Escape": 27, "End": 35, "Home": 36,
+    "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40,
+}  # fmt: skip
 
 
 def wait_for(ready, what, limit_s=LIMIT_S):
@@ -102,9 +106,16 @@ class Page:
             self.mouse(kind, x, y, button="left", clickCount=1)
 
     def key(self, name):
-        text = {"text": "\r"} if name == "Enter" else {}
-        self("Input.dispatchKeyEvent", type="keyDown", key=name, code=name, **text)
-        self("Input.dispatchKeyEvent", type="keyUp", key=name, code=name)
+        """Press a key by its name, e.g. "ArrowLeft", "Enter", "m" or "3"."""
+        typed = {"text": "\r"} if name == "Enter" else {"text": name} if len(name) == 1 else {}
+        # JupyterLab reads its shortcuts from the old numbers of keys.
+        number = ord(name.upper()) if len(name) == 1 else _KEYS.get(name, 0)
+        code = (
+            f"Digit{name}" if name.isdigit() else f"Key{name.upper()}" if len(name) == 1 else name
+        )
+        known = {"key": name, "code": code, "windowsVirtualKeyCode": number}
+        self("Input.dispatchKeyEvent", type="keyDown", **known, **typed)
+        self("Input.dispatchKeyEvent", type="keyUp", **known)
 
     def pixels(self, selector, nth=0):
         """A canvas as RGBA ``[H, W, 4]``."""

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from r2genkit.intervals import wilson
 from r2genkit.metrics import evaluate_reports
 from r2genkit.viz.widgets.duel import METRICS, corpus_scores, duel_html, metric_favourites
-from r2genkit.viz.widgets.duel_votes import count_votes, read_votes, wilson
+from r2genkit.viz.widgets.duel_votes import count_votes, read_votes
 from tests.duels import TITLES, WRITTEN, made_deck
 
 pytestmark = pytest.mark.slow
@@ -300,8 +301,6 @@ display(duel)
     tab.js("document.querySelector('.r2g-stage').focus(); 0")
     tab.key("3")  # would make a heading of the cell
     assert tab.js(f"{figure}.state().revealed") is True
-    kinds = "jupyterapp.shell.currentWidget.content.widgets.map((cell) => cell.model.type)"
-    assert set(tab.js(kinds)) == {"code"}
     assert "human reference" in tab.js("document.querySelector('.r2g-cards').innerText")
     print(f"screenshot: {tab.screenshot(tmp_path / 'duel_in_jupyterlab.png')}")
     # The kernel counts what it was told.
@@ -315,4 +314,6 @@ display(duel)
         await counted.done;
         })()"""
     )
+    kinds = "jupyterapp.shell.currentWidget.content.widgets.map((cell) => cell.model.type)"
+    assert set(tab.js(kinds)) == {"code"}
     assert "1 reader, 1 vote: the human reference was called best in 1 of 1" in tab.js("printed")

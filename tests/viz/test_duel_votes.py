@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 
 from r2genkit import cli
 from r2genkit.errors import KitError
+from r2genkit.intervals import wilson
 from r2genkit.viz.widgets.duel_votes import (
     FORMAT,
     agreement,
@@ -18,7 +18,6 @@ from r2genkit.viz.widgets.duel_votes import (
     read_votes,
     votes_sentence,
     votes_table,
-    wilson,
 )
 
 SOURCES = [{"key": key, "title": f"title of {key}"} for key in ("model", "constant", "reference")]
@@ -39,16 +38,6 @@ def ballot(choices, reader="", **changes):
         "reference": "reference",
         "votes": votes,
     } | changes
-
-
-def test_wilson_is_that_of_scipy():
-    for whole in (1, 2, 7, 12, 410):
-        for part in {0, 1, whole // 2, whole - 1, whole}:
-            known = binomtest(part, whole).proportion_ci(0.95, method="wilson")
-            assert wilson(part, whole) == pytest.approx((known.low, known.high), abs=1e-12)
-    known = binomtest(3, 10).proportion_ci(0.9, method="wilson")
-    assert wilson(3, 10, 0.9) == pytest.approx((known.low, known.high))
-    assert all(math.isnan(end) for end in wilson(0, 0))
 
 
 def test_one_reader_has_intervals_and_shared_votes():

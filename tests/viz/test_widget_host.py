@@ -116,6 +116,7 @@ display(figure)
 """
     )
     tab.click(".r2g-double button")
+    tab.key("m")  # elsewhere in a notebook this makes text of the cell
     state = "document.querySelector('.r2g').r2genkit.state()"
     tab.wait(f"{state}.includes('[3:')")
     assert tab.js(state) == "[2 replaced][1: 2][3: 3 is too many: ask for less.]"
@@ -123,3 +124,5 @@ display(figure)
     tab.click(".r2g-double button", 1)
     tab.wait("document.querySelector('.r2g h1').textContent === \"{'chosen': 3}\"")
     assert tab.js(state) == ""
+    kinds = "jupyterapp.shell.currentWidget.content.widgets.map((cell) => cell.model.type)"
+    assert tab.js(kinds) == ["code"]

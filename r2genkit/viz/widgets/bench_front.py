@@ -609,9 +609,6 @@ class BenchView {
 }
 
 function draw(root, data, ask, tell) {
-  // JupyterLab takes keys from what has the focus ("m" in a list of choices would make text of the
-  // cell), unless that very element says that it keeps them.
-  root.addEventListener("focusin", (event) => event.target.setAttribute("data-lm-suppress-shortcuts", "true"));
   const bench = new BenchView(root, data, ask, tell);
   return {
     state: () => bench.state(),

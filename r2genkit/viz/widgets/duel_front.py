@@ -138,7 +138,6 @@ class Duel {
 
   build() {
     const { root, data } = this;
-    root.setAttribute("data-lm-suppress-shortcuts", "true"); // keys of JupyterLab: 1 would make a heading
     this.place = make("span", { class: "r2g-place" });
     const step = (by, text, name) => {
       const button = make("button", { type: "button", class: `r2g-action r2g-small r2g-${name}` }, ...text);

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from scipy.stats import norm
 
 from r2genkit.errors import KitError
+from r2genkit.intervals import wilson
 
 FORMAT = "r2genkit report duel 1"
 CANNOT_TELL = "cannot tell"
@@ -162,26 +162,6 @@ def _read(source: str | Path | Mapping[str, Any], number: int) -> tuple[Ballot, 
             f"{name} is no ballot of the report duel ({place}: {first['msg']}): export the votes "
             "again"
         ) from error
-
-
-def wilson(part: float, whole: float, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a share (Wilson 1927); unlike p ± 2 SE it never leaves [0, 1].
-
-    Args:
-        part: votes for; may be a fraction where a vote is shared.
-        whole: all votes.
-        level: coverage.
-
-    Returns:
-        (low, high); (NaN, NaN) without any vote.
-    """
-    if whole <= 0:
-        return math.nan, math.nan
-    z = float(norm.ppf(0.5 + level / 2))
-    share = part / whole
-    middle = (share + z * z / (2 * whole)) / (1 + z * z / whole)
-    half = z * math.sqrt(share * (1 - share) / whole + z * z / (4 * whole**2)) / (1 + z * z / whole)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def count_votes(ballot: Ballot) -> dict[str, float]:

@@ -76,6 +76,10 @@ function asker(model) {
 
 function render({ model, el }) {
   const root = document.createElement("div");
+  // JupyterLab takes keys from what has the focus (1 would make a heading of the cell, m a text),
+  // unless that very element says that it keeps them.
+  const keep = (event) => event.target.setAttribute("data-lm-suppress-shortcuts", "true");
+  root.addEventListener("focusin", keep);
   el.append(root);
   const kernel = model.get("answers") ? asker(model) : null;
   const tell = (told) => {
