@@ -466,7 +466,8 @@ def cockpit_figure(
         ]
         blocks = [(*item, _lines(item[1], width)) for item in shown]
         columns.append((place, draw, reward, best, blocks))
-    head = 0.78 + step * (len(textwrap.wrap(" ".join(one.words), int(15.5 * across))) - 1)
+    reference = textwrap.wrap("reference: " + " ".join(one.words), int(15.5 * across))
+    head = 0.82 + step * (len(reference) - 1)
     rows = max(len(column[4]) for column in columns)
     heights = [
         max(len(column[4][row][4]) for column in columns if row < len(column[4])) * step + 0.32
@@ -486,9 +487,7 @@ def cockpit_figure(
     mix = " + ".join(f"{value:g} {PARTS[name]}" for name, value in weights.items() if value)
     write(0.1, 0.06, f"{data.title}: {one.id} ({one.stratum})", fontsize=10)
     write(0.1, 0.29, f"reward: {mix or 'nothing'}; baseline: {BASELINES[baseline]}", color="0.3")
-    for number, line in enumerate(
-        textwrap.wrap("reference: " + " ".join(one.words), int(15.5 * across))
-    ):
+    for number, line in enumerate(reference):
         write(0.1, 0.47 + step * number, line)
     limit = max(
         [abs(item[3]) for column in columns for item in column[4] if item[3] is not None] + [1e-9]
