@@ -204,6 +204,53 @@ function wordSpans(words, findings) {
   });
 }
 
+// Words to point at, to step through and to pin.
+//   at(): the word at hand; pinned(): whether it is; show(t); toggle(t): pin it, or let it go; free();
+//   move(t): what an arrow key does (default: show); jumps: further keys, {ArrowUp: () => t, ...}.
+function steppable(text, spans, { at, pinned, show, toggle, free, move = show, jumps = {} }) {
+  spans.forEach((span) => {
+    span.setAttribute("role", "button");
+    span.setAttribute("aria-pressed", "false");
+    span.tabIndex = -1;
+  });
+  const last = spans.length - 1;
+  const moves = {
+    ArrowRight: () => Math.min(last, at() + 1),
+    ArrowLeft: () => Math.max(0, at() - 1),
+    ArrowDown: () => Math.min(last, at() + 1),
+    ArrowUp: () => Math.max(0, at() - 1),
+    Home: () => 0,
+    End: () => last,
+    ...jumps,
+  };
+  const wordAt = (event) => spans.findIndex((span) => span.contains(event.target));
+  for (const kind of ["mouseover", "focusin"]) {
+    text.addEventListener(kind, (event) => {
+      const t = wordAt(event);
+      if (t >= 0 && t !== at() && !pinned()) show(t);
+    });
+  }
+  text.addEventListener("click", (event) => {
+    const t = wordAt(event);
+    if (t >= 0) toggle(t);
+  });
+  text.addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
+    if (event.key in moves) {
+      const t = moves[event.key]();
+      move(t);
+      spans[t].focus();
+    } else if (event.key === "Enter" || event.key === " ") {
+      toggle(at());
+    } else if (event.key === "Escape") {
+      free();
+    } else {
+      return;
+    }
+    event.preventDefault();
+  });
+}
+
 // A report to read: words with the marks of their findings.
 function reportText(words, findings = []) {
   const text = make("p", { class: "r2g-text" });

@@ -237,47 +237,21 @@ function draw(root, data, ask, tell) {
     + "Arrow keys go from word to word; Enter pins a word." });
   tokens.forEach((span, row) => {
     span.dataset.row = row;
-    span.setAttribute("role", "button");
-    span.setAttribute("aria-pressed", "false");
-    span.tabIndex = -1;
     text.append(span, " ");
   });
-  const rowAt = (event) => {
-    const span = event.target.closest("[data-row]");
-    return span ? Number(span.dataset.row) : -1;
-  };
-  for (const kind of ["mouseover", "focusin"]) {
-    text.addEventListener(kind, (event) => {
-      const row = rowAt(event);
-      if (row >= 0 && row !== state.word && !state.word_pinned) showWord(row);
-    });
-  }
-  text.addEventListener("click", (event) => {
-    const row = rowAt(event);
-    if (row < 0) return;
-    state.word_pinned = !(state.word_pinned && row === state.word);
-    showWord(row);
-    say();
-  });
-  text.addEventListener("keydown", (event) => {
-    if (event.altKey || event.ctrlKey || event.metaKey) return;
-    const last = tokens.length - 1;
-    const moves = { ArrowRight: Math.min(last, state.word + 1), ArrowDown: Math.min(last, state.word + 1),
-      ArrowLeft: Math.max(0, state.word - 1), ArrowUp: Math.max(0, state.word - 1), Home: 0, End: last };
-    if (event.key in moves) {
-      showWord(moves[event.key]);
-      tokens[state.word].focus();
-    } else if (event.key === "Enter" || event.key === " ") {
-      state.word_pinned = !state.word_pinned;
-      showWord(state.word);
+  steppable(text, tokens, {
+    at: () => state.word,
+    pinned: () => state.word_pinned,
+    show: (row) => showWord(row),
+    toggle: (row) => {
+      state.word_pinned = !(state.word_pinned && row === state.word);
+      showWord(row);
       say();
-    } else if (event.key === "Escape") {
+    },
+    free: () => {
       state.word_pinned = false;
       showWord(state.word);
-    } else {
-      return;
-    }
-    event.preventDefault();
+    },
   });
 
   const pairLine = make("p", { class: "r2g-say r2g-pairline", role: "status", "aria-live": "polite" });

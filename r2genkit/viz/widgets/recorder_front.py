@@ -93,40 +93,17 @@ function draw(root, data, ask, tell) {
   const text = make("p", { class: "r2g-text", role: "group", "aria-label": `Report: ${data.system}. Arrow keys go from word to word; Enter pins a word.` });
   tokens.forEach((span, row) => {
     span.dataset.row = row;
-    span.setAttribute("role", "button");
-    span.setAttribute("aria-pressed", "false");
-    span.tabIndex = -1;
     text.append(span, " ");
   });
-  const rowAt = (event) => {
-    const span = event.target.closest("[data-row]");
-    return span ? Number(span.dataset.row) : -1;
-  };
-  for (const kind of ["mouseover", "focusin"]) {
-    text.addEventListener(kind, (event) => {
-      const row = rowAt(event);
-      if (row >= 0 && row !== state.word && !state.pinned) show(row);
-    });
-  }
-  text.addEventListener("click", (event) => {
-    if (rowAt(event) >= 0) pin(rowAt(event));
-  });
-  text.addEventListener("keydown", (event) => {
-    if (event.altKey || event.ctrlKey || event.metaKey) return;
-    const moves = { ArrowRight: Math.min(columns - 1, state.word + 1), ArrowDown: Math.min(columns - 1, state.word + 1),
-      ArrowLeft: Math.max(0, state.word - 1), ArrowUp: Math.max(0, state.word - 1), Home: 0, End: columns - 1 };
-    if (event.key in moves) {
-      show(moves[event.key]);
-      tokens[state.word].focus();
-    } else if (event.key === "Enter" || event.key === " ") {
-      pin(state.word);
-    } else if (event.key === "Escape") {
+  steppable(text, tokens, {
+    at: () => state.word,
+    pinned: () => state.pinned,
+    show: (row) => show(row),
+    toggle: (row) => pin(row),
+    free: () => {
       state.pinned = false;
       show(state.word);
-    } else {
-      return;
-    }
-    event.preventDefault();
+    },
   });
 
   function pin(row) {

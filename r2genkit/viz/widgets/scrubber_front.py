@@ -119,64 +119,33 @@ class Panel {
     this.spans = wordSpans(this.words, this.report.findings);
     this.spans.forEach((span, t) => {
       span.removeAttribute("title"); // said by the label and by the line below the views
-      for (const [name, value] of Object.entries({ role: "button", tabindex: "-1",
-        "aria-pressed": "false", "aria-label": this.label(t) })) span.setAttribute(name, value);
+      span.setAttribute("aria-label", this.label(t));
     });
     const text = make("p", { class: "r2g-text", role: "group", "aria-label": `Report: ${this.report.title}. `
       + "Arrow keys go from word to word, up and down from sentence to sentence; Enter pins a word." });
     this.spans.forEach((span) => text.append(span, " "));
     if (!this.words.length) text.append(make("em", {}, "(empty report)"));
-    const wordAt = (event) => {
-      const span = event.target.closest("[data-word]");
-      return span ? Number(span.dataset.word) : -1;
-    };
-    text.addEventListener("mouseover", (event) => {
-      const t = wordAt(event);
-      if (t >= 0 && this.pinned < 0) this.show(t);
+    const first = (number) => this.numbers.indexOf(number);
+    const own = () => this.numbers[this.word];
+    const last = this.words.length - 1;
+    steppable(text, this.spans, {
+      at: () => this.word,
+      pinned: () => this.pinned >= 0,
+      show: (t) => this.show(t),
+      toggle: (t) => this.pin(t === this.pinned ? -1 : t),
+      free: () => this.pin(-1),
+      move: (t) => (this.pinned >= 0 ? this.pin(t) : this.show(t)),
+      jumps: { // from sentence to sentence
+        ArrowDown: () => (own() < this.numbers[last] ? this.numbers.findIndex((n) => n > own()) : last),
+        ArrowUp: () => first(this.word > first(own()) ? own() : this.numbers[Math.max(0, this.word - 1)]),
+      },
     });
-    text.addEventListener("focusin", (event) => {
-      const t = wordAt(event);
-      if (t >= 0 && this.pinned < 0) this.show(t);
-    });
-    text.addEventListener("click", (event) => {
-      const t = wordAt(event);
-      if (t >= 0) this.pin(t === this.pinned ? -1 : t);
-    });
-    text.addEventListener("keydown", (event) => this.key(event));
     return text;
   }
 
   label(t) {
     const named = this.marks[t].map((mark) => `${mark.title}: ${MEANINGS[mark.polarity]}`);
     return [`${this.words[t]}, word ${t + 1} of ${this.words.length}`, ...named].join("; ");
-  }
-
-  key(event) {
-    if (event.altKey || event.ctrlKey || event.metaKey) return;
-    const last = this.words.length - 1;
-    const first = (number) => this.numbers.indexOf(number);
-    const own = this.numbers[this.word];
-    const moves = {
-      ArrowRight: () => Math.min(last, this.word + 1),
-      ArrowLeft: () => Math.max(0, this.word - 1),
-      ArrowDown: () => (own < this.numbers[last] ? this.numbers.findIndex((n) => n > own) : last),
-      ArrowUp: () => (this.word > first(own) ? first(own) : first(this.numbers[Math.max(0, this.word - 1)])),
-      Home: () => 0,
-      End: () => last,
-    };
-    if (event.key in moves) {
-      const t = moves[event.key]();
-      if (this.pinned >= 0) this.pin(t);
-      else this.show(t);
-      this.spans[t].focus();
-    } else if (event.key === "Enter" || event.key === " ") {
-      this.pin(this.word === this.pinned ? -1 : this.word);
-    } else if (event.key === "Escape") {
-      this.pin(-1);
-    } else {
-      return;
-    }
-    event.preventDefault();
   }
 
   buildChoice() {
