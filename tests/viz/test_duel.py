@@ -134,7 +134,7 @@ def test_data_that_do_not_belong_together(deck):
         ),
         "needs 10 BLEU counts": lambda: dataclasses.replace(report, bleu=(1, 2)),
         "none negative": lambda: dataclasses.replace(report, hits=(1, -1, 0)),
-        "does not fit the words": lambda: dataclasses.replace(report, words=("heart",)),
+        "does not fit the 1 words": lambda: dataclasses.replace(report, words=("heart",)),
         "view 1 of study s1 is no grey image": lambda: dataclasses.replace(
             study, views=(study.views[0] / 255,), view_names=("frontal",)
         ),

@@ -244,7 +244,7 @@ CASES = {
         written={("A", "B"): 0, (EMPTY, EMPTY): 0, ("A",): 0}
     ),
     "another number of names": lambda: broken(view_names=("frontal",)),
-    "needs at least one grey image": lambda: broken(views=(np.zeros((4, 4)), film(1))),
+    "view 1 of query Q1 is no grey image": lambda: broken(views=(np.zeros((4, 4)), film(1))),
     "does not fit the 5 words of query Q1": lambda: broken(
         marks=(FindingMark(3, 8, SCAR, "positive"),)
     ),

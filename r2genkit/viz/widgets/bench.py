@@ -35,6 +35,7 @@ from r2genkit.viz.widgets.parts import (
     SIGNS,
     SYNTHETIC_NOTE,
     FindingMark,
+    check_views,
     fading,
     map_payload,
     mark_findings,
@@ -229,9 +230,7 @@ class BenchState:
 
     def __post_init__(self) -> None:
         where = f"state {self.title!r}"
-        for number, view in enumerate(self.views, 1):
-            if not isinstance(view, np.ndarray) or view.ndim != 2 or view.dtype != np.uint8:
-                raise KitError(f"view {number} of {where} is no grey image: expected uint8 [H, W].")
+        check_views(self.views, of=where)
         shape = list(np.shape(self.attention))
         if len(shape) != 4 or shape[:2] != [len(self.words), len(self.views)] or 0 in shape[1:]:
             raise KitError(

@@ -37,6 +37,8 @@ from r2genkit.viz.widgets.parts import (
     SIGNS,
     SYNTHETIC_NOTE,
     FindingMark,
+    check_marks,
+    check_views,
     marks_payload,
     views_payload,
 )
@@ -98,9 +100,7 @@ class DuelReport:
             raise KitError(f"{where} has no finite {unfit[0]}: only finding-F1 may be missing.")
         if len(self.bleu) != 10 or len(self.hits) != 3 or min(*self.bleu, *self.hits) < 0:
             raise KitError(f"{where} needs 10 BLEU counts and 3 finding counts, none negative.")
-        for mark in self.findings:
-            if not 0 <= mark.first < mark.end <= len(self.words) or mark.polarity not in SIGNS:
-                raise KitError(f"finding {mark.title!r} does not fit the words of {where}.")
+        check_marks(self.findings, self.words, where)
 
 
 @dataclass(frozen=True)
@@ -143,16 +143,7 @@ class DuelStudy:
     abnormal: bool = False
 
     def __post_init__(self) -> None:
-        for number, view in enumerate(self.views, 1):
-            if not isinstance(view, np.ndarray) or view.ndim != 2 or view.dtype != np.uint8:
-                raise KitError(
-                    f"view {number} of study {self.id} is no grey image: expected uint8 [H, W]."
-                )
-        if not self.views or len(self.views) != len(self.view_names):
-            raise KitError(
-                f"study {self.id} has {len(self.view_names)} names for {len(self.views)} views: "
-                "give one each."
-            )
+        check_views(self.views, self.view_names, f"study {self.id}")
         if sorted(self.order) != sorted(self.reports):
             raise KitError(f"the order of study {self.id} does not name each report once.")
 

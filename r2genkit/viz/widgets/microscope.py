@@ -28,10 +28,12 @@ from r2genkit.viz.widgets.host import FrontEnd, live, page_html
 from r2genkit.viz.widgets.microscope_front import BODY, STYLE
 from r2genkit.viz.widgets.parts import (
     OUTLINES,
-    SIGNS,
     STEPS,
     SYNTHETIC_NOTE,
     FindingMark,
+    check_marks,
+    check_masks,
+    check_views,
     marks_payload,
     masks_payload,
     quantised,
@@ -263,11 +265,7 @@ class MicroscopeData:
 
     def __post_init__(self) -> None:
         count, (rows, columns) = len(self.views), self.grid
-        for number, view in enumerate(self.views, 1):
-            if not isinstance(view, np.ndarray) or view.ndim != 2 or view.dtype != np.uint8:
-                raise KitError(f"view {number} is no grey image: expected uint8 [H, W].")
-        if not count or len(self.view_names) != count:
-            raise KitError(f"{len(self.view_names)} names for {count} views: give one each.")
+        check_views(self.views, self.view_names)
         if not self.words:
             raise KitError("the report is empty: there is no word that reads the memory.")
         heads, slots = self.use.patches.shape
@@ -297,19 +295,8 @@ class MicroscopeData:
             raise KitError(
                 f"usual is {list(np.shape(self.usual))}; expected {[*shape[:2], 2]}: two bounds."
             )
-        for name, mask in self.masks.items():
-            shapes = [view.shape for view in self.views]
-            if len(mask) != count or [np.shape(one) for one in mask] != shapes:
-                raise KitError(
-                    f"mask {name!r} {list(np.shape(mask))} does not cover the views "
-                    f"{[list(shape) for shape in shapes]}."
-                )
-        for mark in self.findings:
-            if not 0 <= mark.first < mark.end <= len(self.words) or mark.polarity not in SIGNS:
-                raise KitError(
-                    f"finding {mark.title!r} ({mark.polarity}) at words {mark.first} to {mark.end} "
-                    f"does not fit the {len(self.words)} words of the report."
-                )
+        check_masks(self.masks, self.views)
+        check_marks(self.findings, self.words)
 
     @property
     def readers(self) -> tuple[str, ...]:

@@ -54,6 +54,57 @@ class FindingMark:
     trigger: tuple[int, ...] = ()
 
 
+def check_views(
+    views: Sequence[np.ndarray], names: Sequence[str] | None = None, of: str = ""
+) -> None:
+    """Grey images with a name each.
+
+    Args:
+        views: at least one, uint8 ``[H, W]``.
+        names: their names, if they have any.
+        of: what they belong to, for the sentence: "study CXR1".
+
+    Raises:
+        KitError: other arrays, or another number of names.
+    """
+    for number, view in enumerate(views, 1):
+        if not isinstance(view, np.ndarray) or view.ndim != 2 or view.dtype != np.uint8:
+            told = f"view {number}{f' of {of}' if of else ''}"
+            raise KitError(f"{told} is no grey image: expected uint8 [H, W].")
+    if not views or (names is not None and len(names) != len(views)):
+        told = f"{len(names or ())} names for {len(views)} views"
+        raise KitError(f"{f'{of} has ' if of else ''}{told}: give at least one view, named.")
+
+
+def check_masks(masks: Mapping[str, np.ndarray], views: Sequence[np.ndarray]) -> None:
+    """Masks bool ``[V, H, W]`` that cover the views.
+
+    Raises:
+        KitError: a mask of another shape.
+    """
+    shapes = [view.shape for view in views]
+    for name, mask in masks.items():
+        if len(mask) != len(views) or [np.shape(one) for one in mask] != shapes:
+            raise KitError(
+                f"mask {name!r} {list(np.shape(mask))} does not cover the views "
+                f"{[list(shape) for shape in shapes]}."
+            )
+
+
+def check_marks(marks: Sequence[FindingMark], words: Sequence[str], of: str = "the report") -> None:
+    """Findings that lie within the words.
+
+    Raises:
+        KitError: one that does not, or an unknown polarity.
+    """
+    for mark in marks:
+        if not 0 <= mark.first < mark.end <= len(words) or mark.polarity not in SIGNS:
+            raise KitError(
+                f"finding {mark.title!r} ({mark.polarity}) at words {mark.first} to {mark.end} "
+                f"does not fit the {len(words)} words of {of}."
+            )
+
+
 def normalised(values: np.ndarray) -> np.ndarray:
     """Each word's map divided by its largest value over all views.
 

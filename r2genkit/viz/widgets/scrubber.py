@@ -36,6 +36,9 @@ from r2genkit.viz.widgets.parts import (
     SIGNS,
     SYNTHETIC_NOTE,
     FindingMark,
+    check_marks,
+    check_masks,
+    check_views,
     fading,
     map_payload,
     mark_findings,
@@ -113,12 +116,7 @@ class ScrubberReport:
             raise KitError(
                 f"{where} has {len(self.words)} words and {len(self.sentences)} sentence numbers."
             )
-        for mark in self.findings:
-            if not 0 <= mark.first < mark.end <= len(self.words) or mark.polarity not in SIGNS:
-                raise KitError(
-                    f"finding {mark.title!r} ({mark.polarity}) at words {mark.first} to {mark.end} "
-                    f"does not fit the {len(self.words)} words of {where}."
-                )
+        check_marks(self.findings, self.words, where)
 
 
 @dataclass(frozen=True)
@@ -148,11 +146,7 @@ class ScrubberData:
 
     def __post_init__(self) -> None:
         count = len(self.views)
-        for number, view in enumerate(self.views, 1):
-            if not isinstance(view, np.ndarray) or view.ndim != 2 or view.dtype != np.uint8:
-                raise KitError(f"view {number} is no grey image: expected uint8 [H, W].")
-        if not count or len(self.view_names) != count:
-            raise KitError(f"{len(self.view_names)} names for {count} views: give one each.")
+        check_views(self.views, self.view_names)
         if not self.reports:
             raise KitError("there is no report to show: give at least one.")
         for report in self.reports:
@@ -162,13 +156,7 @@ class ScrubberData:
                     f"the maps of report {report.title!r} are over {over} views and there are "
                     f"{count} images."
                 )
-        for name, mask in self.masks.items():
-            shapes = [view.shape for view in self.views]
-            if len(mask) != count or [np.shape(one) for one in mask] != shapes:
-                raise KitError(
-                    f"mask {name!r} {list(np.shape(mask))} does not cover the views "
-                    f"{[list(shape) for shape in shapes]}."
-                )
+        check_masks(self.masks, self.views)
 
 
 def _over_views(

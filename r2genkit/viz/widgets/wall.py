@@ -24,6 +24,8 @@ from r2genkit.viz.widgets.host import FrontEnd, live, page_html
 from r2genkit.viz.widgets.parts import (
     SYNTHETIC_NOTE,
     FindingMark,
+    check_marks,
+    check_views,
     marks_payload,
     views_payload,
 )
@@ -206,15 +208,15 @@ class WallData:
         if len(seats) > 1:
             raise KitError("the queries of the wall have different numbers of seats; give one.")
         for name, study in self.studies.items():
-            _check_views(study.views, f"training study {name}")
-            _check_marks(study.words, study.marks, f"training study {name}")
+            check_views(study.views, of=f"training study {name}")
+            check_marks(study.marks, study.words, f"training study {name}")
         for query in self.queries:
             self._check(query)
 
     def _check(self, query: WallQuery) -> None:
         where = f"query {query.id}"
-        _check_views(query.views, where)
-        _check_marks(query.words, query.marks, where)
+        check_views(query.views, of=where)
+        check_marks(query.marks, query.words, where)
         if len(query.view_names) != len(query.views):
             raise KitError(f"{where} has {len(query.views)} views and another number of names.")
         absent = [order.key for order in self.orders if not query.walls.get(order.key)]
@@ -238,29 +240,12 @@ class WallData:
         if any(not 0 <= number < len(query.reports) for number in query.written.values()):
             raise KitError(f"{where} names a report that it does not hold.")
         for report in query.reports:
-            _check_marks(report.words, report.marks, where)
+            check_marks(report.marks, report.words, where)
             _check_scores(report.finding_f1, report.bleu4, f"a report of {where}")
             ends = [0, *(sentence.end for sentence in report.sentences)]
             starts = [*(sentence.first for sentence in report.sentences), len(report.words)]
             if ends != starts or any(s.first >= s.end for s in report.sentences):
                 raise KitError(f"sentences of a report of {where} do not cover its words.")
-
-
-def _check_views(views: Sequence[np.ndarray], where: str) -> None:
-    if not views or any(
-        not isinstance(view, np.ndarray) or view.ndim != 2 or view.dtype != np.uint8
-        for view in views
-    ):
-        raise KitError(f"{where} needs at least one grey image, uint8 [H, W].")
-
-
-def _check_marks(words: Sequence[str], marks: Sequence[FindingMark], where: str) -> None:
-    for mark in marks:
-        if not 0 <= mark.first < mark.end <= len(words):
-            raise KitError(
-                f"finding {mark.title!r} at words {mark.first} to {mark.end} does not fit the "
-                f"{len(words)} words of {where}."
-            )
 
 
 def _check_scores(finding_f1: float | None, bleu4: float, where: str) -> None:
