@@ -7,6 +7,8 @@ executed copies go to ``runs/notebooks/<profile>/``; ``in_place`` writes them ba
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 import time
@@ -20,6 +22,7 @@ import nbformat
 import papermill
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
+from PIL import Image
 
 from r2genkit.errors import KitError
 from r2genkit.files import write_text
@@ -145,9 +148,39 @@ def _without_paths(output: NotebookNode, root: str) -> NotebookNode:
     return output
 
 
+def fewer_colours(image: bytes, least: int = 1 << 16) -> bytes:
+    """A PNG with 256 colours, which takes a third of the room; small and transparent ones stay.
+
+    Films with heat over them have many thousand colours. The nearest of 256 chosen ones are off by
+    a few of 255 steps, which nobody sees; the files in ``figures/`` keep all colours.
+
+    Args:
+        image: a PNG.
+        least: bytes from which on it is worth while.
+    """
+    if len(image) < least:
+        return image
+    with Image.open(io.BytesIO(image)) as opened:
+        if opened.mode == "P" or (
+            opened.mode == "RGBA" and opened.getchannel("A").getextrema() != (255, 255)
+        ):
+            return image
+        whole = opened.convert("RGB")
+    # Which covers rare colours, the heat's peaks, as well as common ones, the greys of films.
+    few = whole.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2)
+    buffer = io.BytesIO()
+    few.save(buffer, format="PNG", optimize=True)
+    return min(image, buffer.getvalue(), key=len)
+
+
 def save_in_place(execution: Execution) -> None:
-    """Write an executed copy back over its notebook, scrubbed; atomic."""
+    """Write an executed copy back over its notebook, scrubbed, its images smaller; atomic."""
     notebook = scrub(nbformat.read(execution.output, as_version=4))
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if png := output.get("data", {}).get("image/png"):
+                smaller = fewer_colours(base64.b64decode(png))
+                output["data"]["image/png"] = base64.b64encode(smaller).decode("ascii")
     nbformat.validate(notebook)
     content = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
     write_text(execution.notebook, content + "\n")

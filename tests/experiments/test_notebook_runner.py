@@ -1,6 +1,10 @@
+import io
+
 import nbformat
+import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 from r2genkit.errors import KitError
 from r2genkit.experiments import notebooks
@@ -8,6 +12,7 @@ from r2genkit.experiments.notebooks import (
     accepted_parameters,
     execute,
     execute_all,
+    fewer_colours,
     find_notebooks,
     save_in_place,
     scrub,
@@ -116,3 +121,31 @@ def test_numbers_select_notebooks():
     assert [path.name[:2] for path in find_notebooks(["3"])] == ["03"]
     with pytest.raises(KitError, match="no notebook numbered 98"):
         find_notebooks(["98"])
+
+
+def test_images_of_notebooks_keep_their_colours_in_less_room():
+    """A grey film with a warm spot and thin lines, as a figure has them."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:400, :400] / 400
+    film = 255 * (0.2 + 0.6 * rows) + rng.normal(0, 12, rows.shape)
+    heat = np.exp(-((rows - 0.3) ** 2 + (columns - 0.7) ** 2) / 0.005)[..., None]
+    pixels = film[..., None] * (1 - heat) + heat * np.array([253.0, 231.0, 37.0])
+    pixels[200:202] = (23, 214, 211)
+    pixels = pixels.clip(0, 255).astype(np.uint8)
+
+    def png(array):
+        buffer = io.BytesIO()
+        Image.fromarray(array).save(buffer, format="PNG")
+        return buffer.getvalue()
+
+    image = png(pixels)
+    small = fewer_colours(image)
+    assert len(small) < len(image) / 2
+    seen = np.asarray(Image.open(io.BytesIO(small)).convert("RGB")).astype(int)
+    off = np.abs(seen - pixels).max(-1)
+    assert off.mean() < 4 and off.max() < 40
+    assert off[120, 280] < 20 and off[200].max() < 8  # the peak of the heat, the line
+    assert fewer_colours(small) == small
+    assert fewer_colours(png(pixels[:40, :40])) == png(pixels[:40, :40])  # not worth while
+    clear = np.dstack([pixels, np.full((400, 400), 200, np.uint8)])
+    assert fewer_colours(png(clear)) == png(clear)
