@@ -11,14 +11,27 @@ import numpy as np
 from r2genkit.corpora import load_corpus
 from r2genkit.errors import KitError
 from r2genkit.experiments.data import PreparedText
-from r2genkit.experiments.faithfulness import read_faithfulness_rows, sentence_of
+from r2genkit.experiments.faithfulness import find_units, read_faithfulness_rows, sentence_of
 from r2genkit.experiments.private_set import pixels_of, views_of
 from r2genkit.experiments.runner import RunResult
 from r2genkit.experiments.trained import TrainedSystem
+from r2genkit.metrics.faithfulness import (
+    energy,
+    energy_chance,
+    entropy,
+    pointing,
+    pointing_chance,
+)
 from r2genkit.metrics.findings import default_labeler
 from r2genkit.study import Study, by_id
 from r2genkit.viz.transformer import drawn_masks
-from r2genkit.viz.widgets.scrubber import AVERAGE, ScrubberData, scrubber_data, side_by_side
+from r2genkit.viz.widgets.scrubber import (
+    AVERAGE,
+    ScrubberData,
+    scrubber_data,
+    side_by_side,
+    with_maps,
+)
 
 _PARTS = {"train": "training", "validation": "validation", "test": "test"}
 
@@ -91,7 +104,8 @@ def explain_study(
         study: with at least one image.
         name: heading of the report.
         notes: sentences below the title.
-        numbers: a measured figure about a map, one sentence by name (:func:`measured`).
+        numbers: measured over many studies, one sentence by name of a map (:func:`measured`);
+            what this report says of each map (:func:`report_numbers`) stands behind it.
         method: "greedy", "beam" or "sample"; default: as the recipe decodes.
 
     Raises:
@@ -102,7 +116,7 @@ def explain_study(
     places = [study.views.index(view) for view in seen]
     titles = default_labeler().titles
     drawn = drawn_masks(study, system.recipe.encoder.image_size)
-    return _explained(
+    data = _explained(
         system,
         pixels,
         title=f"Where the model looks: study {study.id}",
@@ -113,10 +127,10 @@ def explain_study(
         ],
         masks={titles[found]: mask[places] for found, mask in drawn.items() if mask[places].any()},
         notes=notes,
-        numbers=numbers,
         method=method,
         synthetic=system.synthetic,
     )
+    return _with_numbers(data, numbers, study if drawn else None, places)
 
 
 def explain_runs(results: Sequence[RunResult], study_id: str) -> ScrubberData:
@@ -162,7 +176,7 @@ def explain_images(
             f"{name} was trained on synthetic phantom images; what it writes about a real "
             "radiograph means nothing clinically."
         )
-    return _explained(
+    data = _explained(
         system,
         pixels,
         title=f"Where the model looks: {Path(frontal).name}",
@@ -170,10 +184,10 @@ def explain_images(
         view_names=["frontal", "lateral"][: len(pixels)],
         masks={},
         notes=told,
-        numbers=numbers,
         method=method,
         synthetic=False,
     )
+    return _with_numbers(data, numbers)
 
 
 def _explained(
@@ -193,3 +207,75 @@ def _explained(
     if not hypothesis.text:
         raise KitError(f"{system.recipe.title} writes an empty report: there is no word to show")
     return scrubber_data(hypothesis, pixels, system=name, **options)
+
+
+def _with_numbers(
+    data: ScrubberData,
+    measured: Mapping[str, str] | None,
+    study: Study | None = None,
+    places: Sequence[int] = (),
+) -> ScrubberData:
+    """The same with a number under every map: of many studies where there is one, of this report.
+
+    Args:
+        data: one report.
+        measured: sentences about maps over many studies.
+        study: of the phantom, if it is known what was drawn where.
+        places: which of the study's two views are shown.
+    """
+    own = report_numbers(data, study, places)
+    told = {name: f"{(measured or {}).get(name, '')} {text}".strip() for name, text in own.items()}
+    return with_maps(data, numbers=told)
+
+
+def report_numbers(
+    data: ScrubberData, study: Study | None = None, places: Sequence[int] = ()
+) -> dict[str, str]:
+    """What can be said of the maps of one report, one sentence by map.
+
+    On a study of the phantom: pointing game and energy of the words that name a finding which was
+    drawn, beside what a patch drawn evenly and an even map would get. Everywhere: how even the
+    words' maps are.
+
+    Args:
+        data: one report, its maps ``[T, V, h, w]``.
+        study: of the phantom; None where nobody knows what is where.
+        places: which of the study's two views the maps are over.
+    """
+    (report,) = data.reports
+    words = " ".join(report.words)
+    told = {}
+    for name, values in report.maps.items():
+        flat = values.reshape(len(values), -1)  # [T, V * h * w]
+        with np.errstate(invalid="ignore"):
+            even = entropy(flat)
+        even = even[~np.isnan(even)]
+        sentence = f"entropy {even.mean():.2f} (1: an even look)" if len(even) else "an empty map"
+        units = []
+        if study is not None and values.shape[2] == values.shape[3]:
+            units = find_units({study.id: words}, {study.id: study}, grid=values.shape[2])
+        pairs = []
+        for unit in units:
+            cover = unit.cover.reshape(2, -1)[list(places)].ravel()  # [V * h * w]
+            looks = flat[list(unit.places)]  # [W, V * h * w]
+            if cover.any() and looks.any(1).all():
+                same = np.broadcast_to(cover, looks.shape)
+                pairs.append(
+                    (
+                        pointing(looks, same).mean(),
+                        pointing_chance(cover),
+                        energy(looks, same).mean(),
+                        energy_chance(cover),
+                    )
+                )
+        if pairs:
+            hit, chance, inside, even_map = np.mean(pairs, axis=0)
+            sentence = (
+                f"{len(pairs)} drawn finding{'s' if len(pairs) > 1 else ''}, pointing {hit:.2f} "
+                f"(chance {chance:.2f}), energy {inside:.2f} (an even map {even_map:.2f}), "
+                + sentence
+            )
+        elif study is not None:
+            sentence = "no finding word that the phantom drew, " + sentence
+        told[name] = f"In this report: {sentence}."
+    return told

@@ -11,12 +11,19 @@ from PIL import Image
 from r2genkit import cli
 from r2genkit.errors import KitError
 from r2genkit.experiments import run
-from r2genkit.experiments.explain import explain_runs, explain_study, find_study, measured
-from r2genkit.experiments.faithfulness import FaithfulnessRow, sentence_of
+from r2genkit.experiments.explain import (
+    explain_runs,
+    explain_study,
+    find_study,
+    measured,
+    report_numbers,
+)
+from r2genkit.experiments.faithfulness import FaithfulnessRow, patch_cover, sentence_of
 from r2genkit.experiments.private_set import pixels_of
 from r2genkit.metrics.findings import default_labeler
 from r2genkit.paths import results_dir
 from r2genkit.viz.transformer import drawn_masks
+from r2genkit.viz.widgets.scrubber import ScrubberData, ScrubberReport
 
 # Fewer studies than worker processes are started for.
 TINY = (
@@ -133,8 +140,41 @@ def test_the_number_under_a_map_is_of_this_very_run(finished, monkeypatch, capsy
     code, *_ = call(monkeypatch, capsys, "--study", study, "--run", finished.folder, "--out", out)
     assert code == 0
     maps = content_of(out.read_text(encoding="utf-8"))["reports"][0]["maps"]
-    assert [entry["number"] for entry in maps] == [told["average"], *[""] * (len(maps) - 1)]
+    assert maps[0]["number"].startswith(told["average"] + " In this report: ")
+    assert all(entry["number"].startswith("In this report: ") for entry in maps[1:])
     path.unlink()
+
+
+def test_every_map_of_a_report_has_its_own_number(finished):
+    """Against the maps written out: the word sits on a finding, and looks at it or past it."""
+    text = finished.text()
+    hearts = {s.id: "cardiomegaly" in {f.name for f in s.findings} for s in text.studies.values()}
+    study = text.studies[next(one for one, large in hearts.items() if large)]
+    grid = 4
+    cover = patch_cover(study, "cardiomegaly", grid)  # [2 * 16]
+    best = int(cover.argmax())
+    words = ("the", "heart", "is", "enlarged", ".")
+    at = np.zeros((5, 2, grid, grid), np.float32)
+    at.reshape(5, -1)[:, best] = 1
+    past = np.zeros_like(at)
+    past.reshape(5, -1)[:, int((cover == 0).argmax())] = 1
+    maps = {"at": at, "past": past, "even": np.ones_like(at)}
+    data = ScrubberData(
+        title="x",
+        views=(np.zeros((64, 64), np.uint8),) * 2,
+        view_names=("frontal", "lateral"),
+        reports=(ScrubberReport(title="x", words=words, maps=maps),),
+    )
+    told = report_numbers(data, study, [0, 1])
+    chance = (cover >= 0.1).mean()
+    assert f"1 drawn finding, pointing 1.00 (chance {chance:.2f})" in told["at"]
+    assert f"energy {cover[best]:.2f} (an even map {cover.mean():.2f})" in told["at"]
+    assert "pointing 0.00" in told["past"] and "energy 0.00" in told["past"]
+    assert f"energy {cover.mean():.2f} (" in told["even"] and "entropy 1.00" in told["even"]
+    assert "entropy 0.00" in told["at"]
+    assert report_numbers(data)["at"] == "In this report: entropy 0.00 (1: an even look)."
+    other = text.studies[next(one for one, large in hearts.items() if not large)]
+    assert "no finding word that the phantom drew" in report_numbers(data, other, [0, 1])["at"]
 
 
 def test_runs_of_one_corpus_on_one_study(finished):
