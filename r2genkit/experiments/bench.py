@@ -77,7 +77,7 @@ MOVABLE = ("effusion", "opacity", "nodule", "calc_granuloma")
 """Frequent finding types that have a side, the easiest to see first."""
 
 _KEPT = 24  # readings remembered per bench
-_OTHER_SIDE = {"left": "right", "right": "left"}
+OTHER_SIDE = {"left": "right", "right": "left"}
 _OTHER_PLACE = {"middle lobe": "lingula", "lingula": "middle lobe"}
 
 ONE_SIZE = frozenset(
@@ -242,13 +242,13 @@ class BenchPatient:
             KitError: the finding is not on one side.
         """
         finding = self.item(key).finding
-        if _OTHER_SIDE.get(finding.side) not in choices(finding.name).sides:
+        if OTHER_SIDE.get(finding.side) not in choices(finding.name).sides:
             raise KitError(
                 f"{finding.name} of study {self.patient.study_id} has no other side: it is "
                 f"{finding.side}."
             )
         place = _OTHER_PLACE.get(finding.place, finding.place)
-        return self.change(key, side=_OTHER_SIDE[finding.side], place=place)
+        return self.change(key, side=OTHER_SIDE[finding.side], place=place)
 
     def without(self, key: str) -> BenchPatient:
         """The same patient without one finding.
@@ -842,7 +842,7 @@ def pick_study(result: RunResult, kinds: Sequence[str] = MOVABLE) -> Study:
         for study in studies:
             items = bench_patient(study).items
             own = [item.finding for item in items if item.finding.name == kind]
-            if len(own) != 1 or own[0].side not in _OTHER_SIDE:
+            if len(own) != 1 or own[0].side not in OTHER_SIDE:
                 continue
             if statement(result.hypotheses[study.id].split(), kind).polarity == "positive":
                 return study

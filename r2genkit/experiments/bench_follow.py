@@ -23,8 +23,8 @@ from r2genkit.batches import Batch
 from r2genkit.decoding import decode
 from r2genkit.errors import KitError
 from r2genkit.experiments.bench import (
-    _OTHER_SIDE,
     MOVABLE,
+    OTHER_SIDE,
     BenchPatient,
     Item,
     bench_patient,
@@ -113,7 +113,7 @@ def _trials(studies: Sequence[Study], kinds: Sequence[str], limit: int, seed: in
                 both.append(("remove", study, patient, keys[0]))
         both = both[:limit]
         for study in without_it[:limit]:
-            sides = [side for side in choices(kind).sides if side in _OTHER_SIDE]
+            sides = [side for side in choices(kind).sides if side in OTHER_SIDE]
             draw = numpy_rng(seed, f"bench/side/{study.id}/{kind}").random()
             side = sides[int(draw * len(sides))] if sides else None
             patient = bench_patient(study).with_added(kind, side)
@@ -122,7 +122,7 @@ def _trials(studies: Sequence[Study], kinds: Sequence[str], limit: int, seed: in
             without = patient.without(key)
             pair = (patient, without) if change == "remove" else (without, patient)
             found.append(_Trial(kind, change, study.id, *pair, key))
-            if _OTHER_SIDE.get(patient.item(key).finding.side) in choices(kind).sides:
+            if OTHER_SIDE.get(patient.item(key).finding.side) in choices(kind).sides:
                 moved = patient.mirrored(key)
                 found.append(_Trial(kind, "flip", study.id, patient, moved, key))
     return found
