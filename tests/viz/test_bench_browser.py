@@ -343,7 +343,8 @@ def test_inside_jupyterlab_the_kernel_draws_and_reads(lab):
     kind = "jupyterapp.shell.currentWidget.content.widgets[0].model.type"
     assert tab.js(kind) == "code"
     tab.js("document.querySelector('select[data-what=severity]').focus()")
-    tab.key("m")
+    tab.key("m")  # in a list of choices it may choose another one
+    tab.wait(f"!{seen}.busy")
     # Another system reads the same patient: both columns are its own, as is the line of its tags.
     source = "document.querySelectorAll('.r2g-both img')[0].src"
     own = tab.js(source)

@@ -234,7 +234,7 @@ class Half {
 
 class BenchView {
   constructor(root, data, ask, tell) {
-    Object.assign(this, { root, data, ask, tell, focus: data.focus, pinned: false, busy: false, error: "" });
+    Object.assign(this, { root, data, ask, tell, focus: data.focus, pinned: false, busy: false, error: "", turn: 0 });
     this.settings = { opacity: data.opacity, smooth: true };
     this.system = 0;
     this.from(data.states[0]);
@@ -446,11 +446,13 @@ class BenchView {
       this.choose(known, focus);
       return;
     }
+    this.turn += 1;
+    const { turn } = this;
     this.wait(true);
     this.list_();
     try {
       const answer = await this.ask({ findings, title: this.titleOf(findings), system: this.data.systems[system] || "" });
-      if (!answer) return; // a newer question waits
+      if (!answer || turn !== this.turn) return; // something newer is wanted
       this.variant = -1;
       this.from(answer.first || this.data.states[0], answer.called_at);
       this.wait(false);
@@ -459,6 +461,7 @@ class BenchView {
       this.status.textContent = `Drawn, read and written in ${s.whole.toFixed(2)} s `
         + `(both films ${s.render.toFixed(2)}, features and tags ${s.encode.toFixed(2)}, report ${s.decode.toFixed(2)}).`;
     } catch (error) {
+      if (turn !== this.turn) return;
       this.wait(false);
       Object.assign(this, before);
       if (this.chooser) this.chooser.value = String(this.system);
@@ -491,6 +494,7 @@ class BenchView {
       this.want(this.data.states[index].findings.map(asked), focus);
       return;
     }
+    this.turn += 1;
     this.from(this.data.states[0]);
     this.variant = index;
     this.wanted = this.data.states[index].findings.map(asked);

@@ -8,7 +8,7 @@ It fills ``root``, an empty element of class ``r2g`` and ``r2g-NAME``, from ``da
 at least ``state()``; tests find it at ``window.r2genkit`` (page) or ``root.r2genkit`` (widget).
 ``tell({...})`` says what the reader has chosen. ``ask`` is null without a kernel; with one,
 ``await ask({...})`` gives what Python answers, throws with the sentence of a ``KitError``, and
-gives null when a newer question took the place of one that still waited.
+gives null where a newer question has been asked before the answer came.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ function asker(model) {
     if (!open || answer.number !== open.number) return;
     const { resolve, reject } = open;
     open = null;
-    if (waiting) {
+    if (waiting) { // what is answered here is no longer asked
       const next = waiting;
       waiting = null;
       send(next);
-    }
-    if (answer.error) reject(new Error(answer.error));
+      resolve(null);
+    } else if (answer.error) reject(new Error(answer.error));
     else resolve(answer);
   };
   model.on("change:answer", hear);
