@@ -112,7 +112,8 @@ def double(question):
         raise KitError("3 is too many: ask for less.")
     return {{"double": 2 * question["n"]}}
 
-figure = live(FrontEnd("double", {json.dumps(DRAW)}, ""), {{"title": "x", "questions": [1, 2, 3]}}, double)
+first = {{"title": "x", "questions": [1, 2, 3]}}
+figure = live(FrontEnd("double", {json.dumps(DRAW)}, ""), first, double)
 more = {{"questions": [4]}}
 heard = lambda change: setattr(figure, "data", more | {{"title": str(change["new"])}})
 figure.observe(heard, "told")
