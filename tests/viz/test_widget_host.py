@@ -133,3 +133,23 @@ display(figure)
     tab.wait(f"{state} === '[4: 8]'")
     kinds = "jupyterapp.shell.currentWidget.content.widgets.map((cell) => cell.model.type)"
     assert tab.js(kinds) == ["code"]
+
+
+@pytest.mark.slow
+def test_inside_jupyterlab_every_figure_keeps_its_style(lab):
+    """Two figures in one notebook, the second drawn after the first."""
+    tab = lab(
+        f"""
+from IPython.display import display
+from r2genkit.viz.widgets.host import FrontEnd, live
+
+for name, colour in (("double", "#a80000"), ("other", "#0b63a0")):
+    front = FrontEnd(name, {json.dumps(DRAW)}, f".r2g-{{name}} button {{{{ color: {{colour}}; }}}}")
+    display(live(front, {{"title": name, "questions": []}}))
+"""
+    )
+    tab.wait("Boolean(document.querySelector('.r2g-other button'))")
+    seen = (
+        "(name) => getComputedStyle(document.querySelector(`.r2g-${name} button + button`)).color"
+    )
+    assert tab.js(f"['double', 'other'].map({seen})") == ["rgb(168, 0, 0)", "rgb(11, 99, 160)"]

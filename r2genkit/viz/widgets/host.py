@@ -226,18 +226,21 @@ def live(
             "page or its static figure."
         ) from None
 
-    class Live(anywidget.AnyWidget):
-        """Front end and data; see ``r2genkit.viz.widgets``."""
-
-        _esm = front.script
-        _css = front.style
-        data = traitlets.Dict().tag(sync=True)
-        told = traitlets.Dict().tag(sync=True)
-        answers = traitlets.Bool(False).tag(sync=True)
-        question = traitlets.Dict().tag(sync=True)
-        answer = traitlets.Dict().tag(sync=True)
-
-    widget = Live(data=dict(content), answers=answer is not None)
+    traits = {
+        "data": traitlets.Dict().tag(sync=True),
+        "told": traitlets.Dict().tag(sync=True),
+        "answers": traitlets.Bool(False).tag(sync=True),
+        "question": traitlets.Dict().tag(sync=True),
+        "answer": traitlets.Dict().tag(sync=True),
+    }
+    # A class of its own for each figure: anywidget keeps one style per class name, and a second
+    # figure in the notebook would take the first one's away.
+    kind = type(
+        front.name.capitalize(),
+        (anywidget.AnyWidget,),
+        {"_esm": front.script, "_css": front.style, "__module__": __name__, **traits},
+    )
+    widget = kind(data=dict(content), answers=answer is not None)
     if answer is not None:
 
         def reply(change: Mapping[str, Any]) -> None:
