@@ -74,6 +74,24 @@ class Page:
         """Open a page of the kit."""
         self.go(path.as_uri(), "window.r2genkit")
 
+    def show(self, html, folder, width=1200):
+        """Write a page of the kit and open it, the pointer out of the way."""
+        path = folder / "figure.html"
+        path.write_text(html, encoding="utf-8")
+        self.window(width)
+        self.mouse("mouseMoved", 1, 1)
+        self.open(path)
+        return path
+
+    def state(self):
+        """What the figure says of itself."""
+        return self.js("window.r2genkit.state()")
+
+    def texts(self, selector):
+        """Texts of all matches."""
+        found = f"Array.from(document.querySelectorAll({json.dumps(selector)}))"
+        return self.js(f"{found}.map((e) => e.textContent)")
+
     def js(self, expression):
         """Value of an expression; a promise is awaited."""
         answer = self(

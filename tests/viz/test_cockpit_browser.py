@@ -27,18 +27,7 @@ MIXES = ({"cider_d": 1.0}, {"cider_d": 0.3, "bleu4": 1.2, "finding_f1": 2.0}, {}
 
 
 def opened(page, folder, data, width=1200):
-    path = folder / "cockpit.html"
-    path.write_text(cockpit_html(data), encoding="utf-8")
-    page.window(width)
-    page.open(path)
-
-
-def state(page):
-    return page.js("window.r2genkit.state()")
-
-
-def texts(page, selector):
-    return page.js(f"Array.from(document.querySelectorAll('{selector}')).map((e) => e.textContent)")
+    page.show(cockpit_html(data), folder, width)
 
 
 def set_value(page, selector, value, nth=0, event="input"):
@@ -73,7 +62,7 @@ def test_sliders_and_baselines_do_the_sums_of_python(page, tmp_path, baseline, n
         set_value(page, ".r2g-group", group)
         for study in (0, 1):
             page.js(f"window.r2genkit.study({study})")
-            found = state(page)
+            found = page.state()
             assert (found["baseline"], found["group"]) == (baseline, group)
             assert list(BASELINES) == list(found["sides"][0]["spreads"])
             for side, got in enumerate(found["sides"]):
@@ -88,13 +77,13 @@ def test_cards_tell_the_advantage_by_sign_and_word(page, tmp_path):
     own = data.draw(0, 0)
     reward = mixed(own.parts(), {"cider_d": 1.0})
     advantage = reward - baseline_of(reward, "leave_one_out", 0.0)
-    shown = texts(page, ".r2g-side:first-child .r2g-card .r2g-push")[1:]
+    shown = page.texts(".r2g-side:first-child .r2g-card .r2g-push")[1:]
     for value, text in zip(advantage, shown, strict=True):
         sign, word = (UP, "pushed up") if value > 0 else (DOWN, "pushed down")
         number = f"{abs(value):.2f}"
         assert text == f"{sign} {'+' if value > 0 else chr(0x2212)}{number} {word}"
     page.click(".r2g-sort")
-    names = texts(page, ".r2g-side:first-child .r2g-card strong")
+    names = page.texts(".r2g-side:first-child .r2g-card strong")
     order = np.argsort(-advantage, kind="stable")
     assert names == ["greedy report", *(f"sample {i + 1}" for i in order)]
     # Bars stand on the side of their sign, the longest the largest.
@@ -110,10 +99,10 @@ def test_cards_tell_the_advantage_by_sign_and_word(page, tmp_path):
 
 def test_what_a_model_was_paid_is_one_click(page, tmp_path):
     opened(page, tmp_path, made())
-    buttons = texts(page, "fieldset:first-child .r2g-action")
+    buttons = page.texts("fieldset:first-child .r2g-action")
     assert buttons == ["as CIDEr-D was paid", "as CIDEr-D + findings was paid"]
     page.click("fieldset:first-child .r2g-action", 1)
-    assert state(page)["weights"] == [1, 0, 1]
+    assert page.state()["weights"] == [1, 0, 1]
     pressed = "document.querySelectorAll('fieldset:first-child .r2g-action')[{}].ariaPressed"
     assert [page.js(pressed.format(nth)) for nth in (0, 1)] == ["false", "true"]
 
@@ -132,17 +121,17 @@ def test_words_are_tinted_and_tell_their_probability(page, tmp_path):
         assert alpha == pytest.approx(0.55 * min(1, -value / 5), abs=3e-3)
         assert rare is (math.exp(value) < 0.05)
     page.hover(cards, 1)
-    told = texts(page, ".r2g-side:first-child .r2g-word-readout")[0]
+    told = page.texts(".r2g-side:first-child .r2g-word-readout")[0]
     assert told.startswith("2. effusion — probability ")
     assert f"log {first.log_probs[1]:.2f}; whole report {sum(first.log_probs):.1f}" in told
     page.js("document.querySelector('.r2g-side .r2g-card:nth-child(2) .r2g-drawn-text').focus()")
     page.key("Home")
-    assert texts(page, ".r2g-side:first-child .r2g-word-readout")[0].startswith("1. small")
+    assert page.texts(".r2g-side:first-child .r2g-word-readout")[0].startswith("1. small")
     page.key("End")
-    assert texts(page, ".r2g-side:first-child .r2g-word-readout")[0].startswith("end mark")
+    assert page.texts(".r2g-side:first-child .r2g-word-readout")[0].startswith("end mark")
     page.key("ArrowLeft")
-    assert texts(page, ".r2g-side:first-child .r2g-word-readout")[0].startswith("3. .")
-    ends = texts(page, ".r2g-side:first-child .r2g-end")[1:]  # every second sample was cut
+    assert page.texts(".r2g-side:first-child .r2g-word-readout")[0].startswith("3. .")
+    ends = page.texts(".r2g-side:first-child .r2g-end")[1:]  # every second sample was cut
     assert ends == ["(end)", "(cut)", "(end)", "(cut)", "(end)"]
 
 
@@ -150,10 +139,10 @@ def test_the_comparison_can_be_of_any_two_models(page, tmp_path):
     data = made()
     opened(page, tmp_path, data)
     set_value(page, ".r2g-system", 2, nth=0, event="change")
-    found = state(page)
+    found = page.state()
     assert [side["system"] for side in found["sides"]] == ["mixed", "cider"]
     assert_sums(found["sides"][0], data.draw(0, 2), {"cider_d": 1.0}, "leave_one_out", 4)
-    heads = texts(page, ".r2g-tablebox th")
+    heads = page.texts(".r2g-tablebox th")
     assert heads == ["5 samples", "CIDEr-D + findings", "CIDEr-D"]
     lines = {
         row[0]: row[1:]
@@ -175,23 +164,23 @@ def test_the_cursor_reads_the_training(page, tmp_path):
     timeline = data.systems[1].timeline
     smooth = smoothed(timeline["reward"], 4)
     set_value(page, ".r2g-cursor", 6)
-    found = state(page)["timeline"]
+    found = page.state()["timeline"]
     assert (found["system"], found["index"], found["step"]) == ("CIDEr-D", 6, timeline["step"][6])
-    assert texts(page, ".r2g-told") == [f"After {timeline['step'][6]} minibatches:"]
+    assert page.texts(".r2g-told") == [f"After {timeline['step'][6]} minibatches:"]
     assert f"reward {smooth[6]:.3f}, baseline {smooth[6]:.3f}" in found["captions"][0]
     x, y = page.centre(".r2g-charts svg", 1)  # pointing moves it, too: the middle of 20 numbers
     page.mouse("mouseMoved", x + 1, y)
-    assert state(page)["timeline"]["index"] in (9, 10)
+    assert page.state()["timeline"]["index"] in (9, 10)
     set_value(page, ".r2g-timeline select", 1, event="change")
-    assert state(page)["timeline"]["system"] == "CIDEr-D + findings"
-    assert state(page)["timeline"]["index"] == 8
+    assert page.state()["timeline"]["system"] == "CIDEr-D + findings"
+    assert page.state()["timeline"]["index"] == 8
 
 
 def test_a_page_says_what_needs_the_kernel(page, tmp_path):
     opened(page, tmp_path, made())
     assert page.js("document.querySelector('.r2g-again').disabled")
     assert page.js("document.querySelector('.r2g-temperature').disabled")
-    assert "this page has no kernel" in texts(page, ".r2g-nokernel")[0]
+    assert "this page has no kernel" in page.texts(".r2g-nokernel")[0]
 
 
 def test_no_text_is_markup(page, tmp_path):
@@ -199,7 +188,7 @@ def test_no_text_is_markup(page, tmp_path):
     page.hover(".r2g-card .r2g-tinted", 0)
     assert page.js("window.hacked === undefined")
     assert page.js("document.scripts.length") == 2
-    assert texts(page, "h1") == [HOSTILE]
+    assert page.texts("h1") == [HOSTILE]
     assert page.js("document.querySelectorAll('img[onerror], img[src=x]').length") == 0
     asked = [e for e in page.events if e["method"] == "Network.requestWillBeSent"]
     schemes = {event["params"]["request"]["url"].split(":")[0] for event in asked}
@@ -261,7 +250,7 @@ def test_in_jupyterlab_the_models_draw_again(lab):
     for side in sides:  # what the made sampler gives for seed 4
         assert (side["temperature"], side["seed"]) == (0.5, 4)
         assert_sums(side, draw(54, 3, 0.5), {"cider_d": 1.0}, "leave_one_out", 4)
-    assert "Training draws at temperature 1" in texts(tab, ".r2g-side .r2g-about")[0]
+    assert "Training draws at temperature 1" in tab.texts(".r2g-side .r2g-about")[0]
     # What Python refuses is told in its words, and the draws stay.
     set_value(tab, ".r2g-samples", 12)
     tab.click(".r2g-again")

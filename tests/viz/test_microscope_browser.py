@@ -34,19 +34,7 @@ LAYERS = HEADS + 1
 
 
 def opened(page, tmp_path, data, width=1200):
-    path = tmp_path / "microscope.html"
-    path.write_text(microscope_html(data), encoding="utf-8")
-    page.window(width)
-    page.mouse("mouseMoved", 1, 1)
-    page.open(path)
-
-
-def state(page):
-    return page.js("window.r2genkit.state()")
-
-
-def text(page, selector, nth=0):
-    return page.js(f"document.querySelectorAll('{selector}')[{nth}].textContent")
+    page.show(microscope_html(data), tmp_path, width)
 
 
 def point_patch(page, view, row, column):
@@ -69,12 +57,12 @@ def test_pointing_at_a_word_lights_up_the_patches_that_share_its_slots(page, tmp
     data = made()
     found = meeting(data)
     opened(page, tmp_path, data)
-    start = state(page)
+    start = page.state()
     assert start["word"] == 2  # the affirmed finding
     assert start["patch"] == found.own[2, 0].argmax()
     for row in (5, 1):
         page.hover(".r2g-right .r2g-word", row)
-        assert state(page)["word"] == row
+        assert page.state()["word"] == row
         for view in (0, 1):
             pixels = page.pixels(".r2g-heat", view)
             size = pixels.shape[0] // GRID
@@ -86,7 +74,7 @@ def test_pointing_at_a_word_lights_up_the_patches_that_share_its_slots(page, tmp
         own, chance, elsewhere = (
             each[row, 0].mean() for each in (found.own, found.chance, data.elsewhere)
         )
-        line = text(page, ".r2g-wordline")
+        line = page.texts(".r2g-wordline")[0]
         assert line.startswith(f"\u201c{data.readers[row]}\u201d over all patches: {100 * own:.1f}")
         assert f"shuffled slots {100 * chance:.1f}" in line
         assert f"in other studies {100 * elsewhere:.1f}" in line
@@ -104,8 +92,8 @@ def test_pointing_at_a_patch_shades_the_words_and_compares(page, tmp_path):
     opened(page, tmp_path, data)
     point_patch(page, 1, 2, 3)
     patch = GRID**2 + 2 * GRID + 3
-    assert state(page)["patch"] == patch
-    line = text(page, ".r2g-pairline")
+    assert page.state()["patch"] == patch
+    line = page.texts(".r2g-pairline")[0]
     own, chance = found.own[2, 0, 1, 11], found.chance[2, 0, 1, 11]
     assert f"lateral, row 3, column 4: {percent(own)} of their reading" in line
     assert f"shuffled slots: {percent(chance)}" in line
@@ -141,9 +129,9 @@ def test_one_head_and_the_same_places_of_other_studies(page, tmp_path):
     opened(page, tmp_path, data)
     page.click(".r2g-segment button[data-value='2']")
     page.click(".r2g-segment button[data-value='elsewhere']")
-    assert state(page)["layer"] == 2 and state(page)["map"] == "elsewhere"
+    assert page.state()["layer"] == 2 and page.state()["map"] == "elsewhere"
     want = data.elsewhere[2, 2].mean(-1)
-    shown = [text(page, ".r2g-share", view) for view in (0, 1)]
+    shown = [page.texts(".r2g-share")[view] for view in (0, 1)]
     assert shown == [f"mean {percent(one)}" for one in want]
     assert page.js("document.querySelectorAll('.r2g-cursor circle').length") == 0
     page.click(".r2g-segment button[data-value='difference']")
@@ -159,12 +147,12 @@ def test_one_head_and_the_same_places_of_other_studies(page, tmp_path):
 def test_the_slot_at_hand_shows_who_reads_it(page, tmp_path):
     data = made()
     opened(page, tmp_path, data)
-    head, slot = state(page)["slot"]
+    head, slot = page.state()["slot"]
     page.click(".r2g-segment button[data-value='slot']")
     weights = data.patch_reads.dense(SLOTS)[..., head, slot]  # [V, S]
     assert weights.max() > 0
     for view in (0, 1):
-        assert text(page, ".r2g-share", view) == f"mean {percent(weights[view].mean())}"
+        assert page.texts(".r2g-share")[view] == f"mean {percent(weights[view].mean())}"
         pixels = page.pixels(".r2g-heat", view)
         size = pixels.shape[0] // GRID
         alpha = pixels[size // 2 :: size, size // 2 :: size, 3]
@@ -182,44 +170,46 @@ def test_pins_and_keys(page, tmp_path):
     opened(page, tmp_path, made())
     page.click(".r2g-right .r2g-word", 4)
     page.hover(".r2g-right .r2g-word", 1)
-    assert (state(page)["word"], state(page)["word_pinned"]) == (4, True)
+    assert (page.state()["word"], page.state()["word_pinned"]) == (4, True)
     for name, word in (("ArrowRight", 5), ("Home", 0), ("ArrowLeft", 0), ("End", len(WORDS))):
         page.key(name)
-        assert state(page)["word"] == word, name
+        assert page.state()["word"] == word, name
     assert page.js("document.activeElement.dataset.row") == str(len(WORDS))
     page.key("Escape")
-    assert not state(page)["word_pinned"]
+    assert not page.state()["word_pinned"]
     page.key("Enter")
-    assert state(page)["word_pinned"]
+    assert page.state()["word_pinned"]
     x, y = point_patch(page, 0, 1, 1)
     for kind in ("mousePressed", "mouseReleased"):
         page.mouse(kind, x, y, button="left", clickCount=1)
-    assert state(page)["patch_pinned"]
+    assert page.state()["patch_pinned"]
     point_patch(page, 0, 3, 3)
-    assert state(page)["patch"] == GRID + 1
+    assert page.state()["patch"] == GRID + 1
     page.js("document.querySelectorAll('.r2g-film')[0].focus()")
     page.key("ArrowRight")
     page.key("ArrowDown")
-    assert state(page)["patch"] == 2 * GRID + 2
+    assert page.state()["patch"] == 2 * GRID + 2
     page.key("Escape")
-    assert not state(page)["patch_pinned"]
+    assert not page.state()["patch_pinned"]
 
 
 def test_a_slot_shows_its_readers_and_dead_ones_say_so(page, tmp_path):
     data = made()
     opened(page, tmp_path, data)
     order = data.use.order.tolist()
-    assert "12 slots: 10 are read by something, 2 by nothing in 40" in text(page, ".r2g-panel h2")
+    assert (
+        "12 slots: 10 are read by something, 2 by nothing in 40" in page.texts(".r2g-panel h2")[0]
+    )
 
     def choose(slot):
         page.js("document.querySelector('.r2g-slots').focus()")
-        while (at := state(page)["slot"][1]) != slot:
+        while (at := page.state()["slot"][1]) != slot:
             page.key("ArrowRight" if order.index(at) < order.index(slot) else "ArrowLeft")
 
     choose(0)
     page.click(".r2g-card .r2g-segment button", 1)  # head 2
-    assert state(page)["slot"] == [1, 0]
-    card = text(page, ".r2g-card")
+    assert page.state()["slot"] == [1, 0]
+    card = page.texts(".r2g-card")[0]
     share = 100 * data.use.words[1, 0]
     assert f"{share:.1f}\u202f% of the words' reading" in card
     assert "heart \u00d7\u202f4.0" in card and "s1, effusion" in card
@@ -230,7 +220,7 @@ def test_a_slot_shows_its_readers_and_dead_ones_say_so(page, tmp_path):
     inner = page.pixels(".r2g-crops canvas", 1)[25:35, 25:35, 0]
     assert np.abs(inner - crop[25:35, 25:35].astype(int)).mean() < 14  # JPEG
     choose(11)
-    assert "a dead slot" in text(page, ".r2g-card")
+    assert "a dead slot" in page.texts(".r2g-card")[0]
     # A real click on the field of slots: the first cell is the slot that is read most.
     x, y = page.js(
         "(() => { const b = document.querySelector('.r2g-slots').getBoundingClientRect();"
@@ -238,33 +228,34 @@ def test_a_slot_shows_its_readers_and_dead_ones_say_so(page, tmp_path):
     )
     for kind in ("mousePressed", "mouseReleased"):
         page.mouse(kind, x, y, button="left", clickCount=1)
-    assert state(page)["slot"][1] == order[0]
+    assert page.state()["slot"][1] == order[0]
     page.js("document.querySelector('.r2g-slots').focus()")
     page.key("Enter")
-    assert state(page)["without"] == [order[0]] and text(page, ".r2g-count") == "1 slot"
-    assert text(page, ".r2g-away") == "taken away"
+    assert page.state()["without"] == [order[0]] and page.texts(".r2g-count")[0] == "1 slot"
+    assert page.texts(".r2g-away")[0] == "taken away"
     page.click(".r2g-clear")
-    assert state(page)["without"] == []
+    assert page.state()["without"] == []
 
 
 def test_a_page_shows_what_was_written_beforehand_and_cannot_write_again(page, tmp_path):
     second = Trial(rewriting(("new", *WORDS), (7,), "slot 7", MARKS), ())
     data = made(trials=(*made().trials, second))
     opened(page, tmp_path, data)
-    assert state(page)["trial"] == [1, 2]
+    assert page.state()["trial"] == [1, 2]
     struck = page.js("Array.from(document.querySelectorAll('del'), (e) => e.innerText)")
     assert [one.split("\u2212")[0] for one in struck] == list(WORDS[3:])
-    assert "findings no longer written: \u2212 pneumothorax" in text(
-        page, ".r2g-outcome .r2g-findings"
+    assert (
+        "findings no longer written: \u2212 pneumothorax"
+        in page.texts(".r2g-outcome .r2g-findings")[0]
     )
     page.click(".r2g-prepared button", 1)
-    assert state(page)["trial"] == [7] and state(page)["without"] == [7]
+    assert page.state()["trial"] == [7] and page.state()["without"] == [7]
     assert page.js("Array.from(document.querySelectorAll('ins'), (e) => e.innerText)") == ["new"]
     assert page.js("document.querySelector('.r2g-again').disabled") is True
-    assert "needs the model" in text(page, ".r2g-actions .r2g-note")
+    assert "needs the model" in page.texts(".r2g-actions .r2g-note")[0]
     page.click(".r2g-add-word")
     read = set(data.word_reads.slots[2].ravel().tolist())
-    assert set(state(page)["without"]) == {7} | read
+    assert set(page.state()["without"]) == {7} | read
 
 
 def test_no_text_is_markup_and_the_page_asks_for_nothing(page, tmp_path):
@@ -284,7 +275,9 @@ def test_no_text_is_markup_and_the_page_asks_for_nothing(page, tmp_path):
     opened(page, tmp_path, data)
     page.hover(".r2g-right .r2g-word", 1)
     assert page.js("window.hacked === undefined") and page.js("document.scripts.length") == 2
-    assert text(page, "h1") == HOSTILE and text(page, ".r2g-right .r2g-word", 1).startswith(HOSTILE)
+    assert page.texts("h1")[0] == HOSTILE and page.texts(".r2g-right .r2g-word")[1].startswith(
+        HOSTILE
+    )
     asked = [e for e in page.events if e["method"] == "Network.requestWillBeSent"]
     assert {e["params"]["request"]["url"].split(":")[0] for e in asked} <= {"file", "data"}
 

@@ -18,19 +18,7 @@ HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window
 
 
 def opened(page, tmp_path, data, width=1200):
-    path = tmp_path / "recorder.html"
-    path.write_text(recorder_html(data), encoding="utf-8")
-    page.window(width)
-    page.mouse("mouseMoved", 1, 1)
-    page.open(path)
-
-
-def state(page):
-    return page.js("window.r2genkit.state()")
-
-
-def text(page, selector, nth=0):
-    return page.js(f"document.querySelectorAll('{selector}')[{nth}].textContent")
+    page.show(recorder_html(data), tmp_path, width)
 
 
 def point_column(page, column):
@@ -45,15 +33,15 @@ def point_column(page, column):
 def test_pointing_at_a_word_shows_its_gates_slots_and_norms(page, tmp_path):
     data = made()
     opened(page, tmp_path, data)
-    assert state(page)["word"] == 2  # the affirmed finding
+    assert page.state()["word"] == 2  # the affirmed finding
     for row in (5, 1):
         page.hover(".r2g-text .r2g-word", row)
-        assert state(page)["word"] == row
-        headline = text(page, ".r2g-now h3")
+        assert page.state()["word"] == row
+        headline = page.texts(".r2g-now h3")[0]
         assert headline.startswith(f"reads \u201c{data.readers[row]}\u201d, then writes ")
         assert f"with the memory {data.probability[row]:.2f}, with constants" in headline
         mean, low, high = spread(data.gates["forget"])[row, 1]
-        assert text(page, ".r2g-slots > div:nth-child(2) .r2g-small", 2) == (
+        assert page.texts(".r2g-slots > div:nth-child(2) .r2g-small")[2] == (
             f"forget gate {mean:.2f} ({low:.2f} to {high:.2f})"
         )
         cells = page.js(
@@ -73,25 +61,25 @@ def test_pointing_at_a_word_shows_its_gates_slots_and_norms(page, tmp_path):
         clear = np.abs(data.memory[row, 2]) > 0.1
         assert (warm == (data.memory[row, 2] > 0))[clear].all()
     page.hover(".r2g-text .r2g-word", len(WORDS))
-    assert text(page, ".r2g-now h3").endswith("the last word")
+    assert page.texts(".r2g-now h3")[0].endswith("the last word")
 
 
 def test_columns_follow_the_pointer_and_words_can_be_pinned(page, tmp_path):
     opened(page, tmp_path, made())
     for column in (0, 4):
         point_column(page, column)
-        assert state(page)["word"] == column
-        assert text(page, ".r2g-run text.r2g-at") == made().readers[column]
+        assert page.state()["word"] == column
+        assert page.texts(".r2g-run text.r2g-at")[0] == made().readers[column]
     page.click(".r2g-text .r2g-word", 3)
     point_column(page, 1)
-    assert (state(page)["word"], state(page)["pinned"]) == (3, True)
+    assert (page.state()["word"], page.state()["pinned"]) == (3, True)
     for name, row in (("ArrowRight", 4), ("End", len(WORDS)), ("Home", 0), ("ArrowLeft", 0)):
         page.key(name)
-        assert state(page)["word"] == row, name
+        assert page.state()["word"] == row, name
     page.key("Escape")
-    assert not state(page)["pinned"]
+    assert not page.state()["pinned"]
     page.key("Enter")
-    assert state(page)["pinned"]
+    assert page.state()["pinned"]
 
 
 def test_cells_are_coloured_by_their_value(page, tmp_path):
@@ -129,7 +117,7 @@ def test_no_text_is_markup_and_the_page_asks_for_nothing(page, tmp_path):
     opened(page, tmp_path, data)
     page.hover(".r2g-text .r2g-word", 1)
     assert page.js("window.hacked === undefined") and page.js("document.scripts.length") == 2
-    assert text(page, "h1") == HOSTILE
+    assert page.texts("h1")[0] == HOSTILE
     asked = [e for e in page.events if e["method"] == "Network.requestWillBeSent"]
     assert {e["params"]["request"]["url"].split(":")[0] for e in asked} <= {"file", "data"}
 

@@ -26,18 +26,7 @@ KINDS = ("shared", "missing", "extra")
 
 
 def opened(page, folder, data, width=1200):
-    path = folder / "wall.html"
-    path.write_text(wall_html(data), encoding="utf-8")
-    page.window(width)
-    page.open(path)
-
-
-def state(page):
-    return page.js("window.r2genkit.state()")
-
-
-def texts(page, selector):
-    return page.js(f"Array.from(document.querySelectorAll('{selector}')).map((e) => e.textContent)")
+    page.show(wall_html(data), folder, width)
 
 
 def plain(page, selector):
@@ -51,7 +40,7 @@ def plain(page, selector):
 
 def signed(page, selector, kind):
     """Words that bear the colour of a kind."""
-    found = texts(page, f"{selector} .r2g-word.r2g-{kind}")
+    found = page.texts(f"{selector} .r2g-word.r2g-{kind}")
     return [text.rstrip("✓○✕") for text in found]
 
 
@@ -62,7 +51,7 @@ def test_a_click_shows_a_neighbour_beside_the_query(page, tmp_path):
     hung = "Array.from(document.querySelectorAll('.r2g-tile'), (e) => e.dataset.study)"
     assert page.js(hung) == ["A", "B"]
     page.click(".r2g-tile", 1)
-    assert (state(page)["study"], state(page)["tile"]) == ("B", 1)
+    assert (page.state()["study"], page.state()["tile"]) == ("B", 1)
     assert page.js("document.querySelectorAll('.r2g-tile')[1].getAttribute('aria-pressed')") == (
         "true"
     )
@@ -73,9 +62,9 @@ def test_a_click_shows_a_neighbour_beside_the_query(page, tmp_path):
     assert signed(page, both(1), "missing") == ["effusion"]
     assert signed(page, both(1), "shared") == signed(page, both(2), "shared") == ["scar"]
     assert signed(page, both(2), "extra") == ["heart"]
-    assert "finding-F1 0.50, BLEU-4 0.10" in texts(page, ".r2g-copy")[0]
+    assert "finding-F1 0.50, BLEU-4 0.10" in page.texts(".r2g-copy")[0]
     page.js("window.r2genkit.order('image'); 0")
-    assert "finding-F1 –, BLEU-4 0.10" in texts(page, ".r2g-copy")[0]  # C: nothing stated
+    assert "finding-F1 –, BLEU-4 0.10" in page.texts(".r2g-copy")[0]  # C: nothing stated
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -87,7 +76,7 @@ def test_tiles_and_means_count_as_python_does(page, tmp_path, number):
         f"s.value = '{number}'; s.dispatchEvent(new Event('change')); }})()"
     )
     one = data.queries[number]
-    assert state(page)["query"] == one.id
+    assert page.state()["query"] == one.id
     for nth, order in enumerate(data.orders):
         page.click(".r2g-orders button", nth)
         for k in (1, 2, 3):
@@ -96,13 +85,13 @@ def test_tiles_and_means_count_as_python_does(page, tmp_path, number):
                 f"s.value = {k}; s.dispatchEvent(new Event('input')); }})()"
             )
             hits = one.walls[order.key][:k]
-            counts = texts(page, ".r2g-tile .r2g-counts")
+            counts = page.texts(".r2g-tile .r2g-counts")
             assert counts == [
                 relation_counts(one.findings, SHOWS[hit.study]).replace(" ", "") for hit in hits
             ]
             means = mean_findings(data, order.key, k, one)
-            told = texts(page, ".r2g-mean")[0]
-            for kind, shown in zip(KINDS, texts(page, ".r2g-mean .r2g-counts span")):
+            told = page.texts(".r2g-mean")[0]
+            for kind, shown in zip(KINDS, page.texts(".r2g-mean .r2g-counts span")):
                 assert shown.split()[1] == f"{means[kind]:.2f}"
             covered = {
                 title for hit in hits for title in relations(one.findings, SHOWS[hit.study])[SHARED]
@@ -131,7 +120,7 @@ def test_arrow_keys_walk_along_the_wall(page, tmp_path):
         ("ArrowUp", "E"),
     ):
         page.key(name)
-        assert state(page)["study"] == study, name
+        assert page.state()["study"] == study, name
         assert page.js("document.activeElement.dataset.study") == study
     # One tab stop on the wall.
     assert page.js("document.querySelectorAll('.r2g-tile[tabindex=\"0\"]').length") == 1
@@ -140,14 +129,14 @@ def test_arrow_keys_walk_along_the_wall(page, tmp_path):
 
 
 def seats_now(page):
-    return [seat or EMPTY for seat in state(page)["seats"]]
+    return [seat or EMPTY for seat in page.state()["seats"]]
 
 
 def test_a_page_knows_what_was_written_in_advance(page, tmp_path):
     data = made()
     opened(page, tmp_path, data)
     one = data.queries[0]
-    assert texts(page, ".r2g-sums") == [copy_sentence(one)]
+    assert page.texts(".r2g-sums") == [copy_sentence(one)]
     page.click(".r2g-seats li:nth-child(1) [data-name^=out]")  # take A away
     assert seats_now(page) == ["", "B"]
     report = one.report(("", "B"))
@@ -161,20 +150,20 @@ def test_a_page_knows_what_was_written_in_advance(page, tmp_path):
             "s.dispatchEvent(new Event('input')); })()")  # fmt: skip
     page.click(".r2g-tile", 2)
     assert page.js("document.querySelector('[data-name=\"put 0\"]').disabled")
-    assert "this page has no kernel" in texts(page, ".r2g-nokernel")[0]
+    assert "this page has no kernel" in page.texts(".r2g-nokernel")[0]
     for nth, given in ((1, one.empty), (2, ("C", "A")), (3, ("E", "A")), (0, one.given)):
         page.click(".r2g-presets button", nth)
         assert tuple(seats_now(page)) == given
         counts = copy_counts(one, given)
-        assert state(page)["counts"] == counts
-        assert state(page)["report"] == " ".join(one.report(given).words)
-        marks = texts(page, ".r2g-written:first-child .r2g-ranks")
+        assert page.state()["counts"] == counts
+        assert page.state()["report"] == " ".join(one.report(given).words)
+        marks = page.texts(".r2g-written:first-child .r2g-ranks")
         held = [seats for seats in copied(one.report(given), given) if seats]
         assert marks == [",".join(str(seat + 1) for seat in seats) for seats in held]
         bare = {
             one.report(one.empty).words[s.first : s.end] for s in one.report(one.empty).sentences
         }
-        new = texts(page, ".r2g-written:first-child .r2g-sentence-new")
+        new = page.texts(".r2g-written:first-child .r2g-sentence-new")
         report = one.report(given)
         assert len(new) == sum(report.words[s.first : s.end] not in bare for s in report.sentences)
 
@@ -182,13 +171,13 @@ def test_a_page_knows_what_was_written_in_advance(page, tmp_path):
 def test_pointing_at_a_sentence_says_where_else_it_stands(page, tmp_path):
     opened(page, tmp_path, made())
     page.hover(".r2g-written .r2g-sentence-box", 0)
-    told = texts(page, ".r2g-sentence-info")[0]
+    told = page.texts(".r2g-sentence-info")[0]
     assert told.startswith(
         "small effusion . — word for word in the report on seat 1; in 20 training"
     )
     assert told.endswith("in this report only.")
     page.hover(".r2g-written .r2g-sentence-box", 1)
-    assert texts(page, ".r2g-sentence-info")[0].endswith("in both reports.")
+    assert page.texts(".r2g-sentence-info")[0].endswith("in both reports.")
 
 
 def test_no_text_is_markup(page, tmp_path):
@@ -197,7 +186,7 @@ def test_no_text_is_markup(page, tmp_path):
     page.hover(".r2g-written .r2g-sentence-box", 0)
     assert page.js("window.hacked === undefined")
     assert page.js("document.scripts.length") == 2
-    assert texts(page, "h1") == [HOSTILE]
+    assert page.texts("h1") == [HOSTILE]
     assert page.js("document.querySelectorAll('img[onerror], img[src=x]').length") == 0
     asked = [e for e in page.events if e["method"] == "Network.requestWillBeSent"]
     schemes = {event["params"]["request"]["url"].split(":")[0] for event in asked}
@@ -248,7 +237,7 @@ def test_in_jupyterlab_the_model_writes_with_other_neighbours(lab):
     tab.wait(f"{root}.r2genkit.state().report !== null")
     assert tab.js(f"{root}.r2genkit.state().seats") == ["E", "B"]
     assert plain(tab, ".r2g-written .r2g-text") == "small effusion . no scar ."
-    assert "finding-F1 0.75" in texts(tab, ".r2g-written .r2g-scores")[0]
+    assert "finding-F1 0.75" in tab.texts(".r2g-written .r2g-scores")[0]
     # What Python refuses is told in its words.
     tab.js(f"{root}.r2genkit.order('image'); 0")
     tab.js("(() => { const s = document.querySelector('.r2g-k'); s.value = 3;"
@@ -256,6 +245,6 @@ def test_in_jupyterlab_the_model_writes_with_other_neighbours(lab):
     tab.click(".r2g-tile", 2)
     tab.click('[data-name="put 1"]')
     tab.wait("document.querySelector('.r2g-error') !== null")
-    assert texts(tab, ".r2g-error") == ["study D sits on no seat: choose another."]
+    assert tab.texts(".r2g-error") == ["study D sits on no seat: choose another."]
     tab.click(".r2g-presets button", 0)
     assert tab.js(f"{root}.r2genkit.state().error") == ""

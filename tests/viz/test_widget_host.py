@@ -38,10 +38,13 @@ def double(question):
     return {"double": 2 * question["n"]}
 
 
-def test_an_answer_or_one_sentence():
+def test_an_answer_or_one_sentence(caplog):
     assert answered(double, {"n": 4}) == {"double": 8}
     assert answered(double, {"n": 3}) == {"error": "3 is too many: ask for less."}
+    assert not caplog.records
     assert answered(double, {}) == {"error": "KeyError: 'n'"}
+    (record,) = caplog.records  # where it failed is not lost
+    assert record.exc_info[0] is KeyError
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import hashlib
 import html
 import importlib
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -261,4 +262,5 @@ def answered(
     except KitError as error:
         return {"error": str(error)}
     except Exception as error:  # a widget that waits for ever would hide what went wrong
+        logging.getLogger(__name__).exception("a live figure's question %s failed", question)
         return {"error": f"{type(error).__name__}: {error}"}
