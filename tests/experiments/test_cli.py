@@ -5,6 +5,7 @@ from typer.testing import CliRunner
 
 from r2genkit import cli
 from r2genkit.errors import KitError
+from tests.command import call
 
 runner = CliRunner()
 COMMANDS = [
@@ -22,18 +23,6 @@ COMMANDS = [
     ["table"],
     *(["data", name] for name in ("list", "check", "download", "render", "export", "audit")),
 ]
-
-
-def call(monkeypatch, capsys, *arguments):
-    """Run ``main`` as the console script does; return exit code, stdout, stderr."""
-    monkeypatch.setattr("sys.argv", ["r2genkit", *map(str, arguments)])
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as leave:
-        code = leave.code or 0
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

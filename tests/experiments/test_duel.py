@@ -8,7 +8,6 @@ import re
 import numpy as np
 import pytest
 
-from r2genkit import cli
 from r2genkit.errors import KitError
 from r2genkit.experiments import duel as duels
 from r2genkit.experiments import read_run, run
@@ -27,6 +26,7 @@ from r2genkit.metrics.nlg import bleu_from_counts, score_nlg
 from r2genkit.study import Finding
 from r2genkit.viz.widgets.duel import METRICS, corpus_scores
 from r2genkit.viz.widgets.duel_votes import FORMAT
+from tests.command import call
 
 TINY = (
     "data.limit_train=40",
@@ -238,17 +238,6 @@ def test_metrics_vote_study_by_study(contest):
 
 
 # --- command ------------------------------------------------------------------------------------
-
-
-def call(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr("sys.argv", ["r2genkit", *map(str, arguments)])
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as leave:
-        code = leave.code or 0
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
 
 
 def options(folder, out, *more):

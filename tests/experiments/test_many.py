@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-from r2genkit import cli
 from r2genkit.errors import KitError
 from r2genkit.experiments import load_recipe, read_rows, recipe_names, reproduce, run
 from r2genkit.experiments.many import (
@@ -18,6 +17,7 @@ from r2genkit.experiments.many import (
     run_many,
     summary_tables,
 )
+from tests.command import call
 
 TINY = (
     "data.limit_train=40",
@@ -158,17 +158,6 @@ def test_a_process_that_dies_takes_no_other_task_with_it():
             assert outcome == "ValueError: two lines"
         else:
             assert isinstance(outcome, int) and outcome != os.getpid()
-
-
-def call(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr("sys.argv", ["r2genkit", *map(str, arguments)])
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as leave:
-        code = leave.code or 0
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
 
 
 def test_the_command_line_prints_a_line_per_run_and_a_table(monkeypatch, capsys):

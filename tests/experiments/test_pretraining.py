@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from r2genkit import cli
 from r2genkit.encoders.features import ids_fingerprint
 from r2genkit.encoders.networks import encoder_names
 from r2genkit.errors import KitError
@@ -29,6 +28,7 @@ from r2genkit.experiments.recipe import (
     pretraining_names,
 )
 from r2genkit.experiments.tagging import true_findings
+from tests.command import call
 
 DATA = ("data.limit_train=24", "data.limit_validation=8", "data.limit_test=10")
 TINY = (
@@ -205,17 +205,6 @@ def test_incomplete_rows_are_left_out_with_a_warning(place, monkeypatch):
     monkeypatch.setenv("R2GENKIT_RESULTS", str(place / "damaged"))
     with pytest.warns(UserWarning, match="left out until"):
         assert read_pretraining_rows("smoke") == []
-
-
-def call(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr("sys.argv", ["r2genkit", *map(str, arguments)])
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as leave:
-        code = leave.code or 0
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
 
 
 def test_the_command_prints_the_table(monkeypatch, capsys):

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r2genkit import cli
 from r2genkit.corpora import load_corpus
 from r2genkit.corpora.private import read_private, write_private
 from r2genkit.errors import KitError
@@ -35,6 +34,7 @@ from r2genkit.experiments.private_set import (
 from r2genkit.experiments.runner import rescore
 from r2genkit.metrics import evaluate_reports
 from r2genkit.study import Study, View
+from tests.command import call
 
 # Fewer studies than worker processes are started for.
 TINY = (
@@ -318,17 +318,6 @@ def test_private_references_follow_the_rules_of_the_run(system, folder):
 
 
 # --- command line --------------------------------------------------------------------------------
-
-
-def call(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr("sys.argv", ["r2genkit", *map(str, arguments)])
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as leave:
-        code = leave.code or 0
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
 
 
 def test_private_command(public, folder, monkeypatch, capsys, tmp_path):
